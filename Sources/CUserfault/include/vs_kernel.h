@@ -1,0 +1,60 @@
+// What Swift cannot reach by itself: macros (CMSG_*, EFD_*, _IOW numbers), variadic calls, and threads whose start
+// routine is a plain function. All return what the system call returns, or -errno.
+#ifndef VS_KERNEL_H
+#define VS_KERNEL_H
+
+#include <poll.h>
+#include <pthread.h>
+#include <stdint.h>
+#include <sys/types.h>
+
+/// Passed with the credentials that the kernel attests.
+struct vs_peer {
+  int32_t pid;
+  uint32_t uid;
+  uint32_t gid;
+};
+
+int vs_eventfd(void);
+/// Adds one to an eventfd. Never blocks: a counter that is full already wakes its reader.
+int vs_eventfd_signal(int fd);
+/// Empties an eventfd.
+void vs_eventfd_clear(int fd);
+
+int vs_pidfd_open(pid_t pid);
+
+/// Starts a detached thread with all signals blocked. `name` has at most 15 characters.
+int vs_thread_start(const char *name, size_t stack_size, void *(*start)(void *), void *argument);
+
+/// Listens on a new SOCK_SEQPACKET socket at `path`, which must not exist. Mode `mode`.
+int vs_seqpacket_listen(const char *path, mode_t mode);
+/// Connects to a SOCK_SEQPACKET or SOCK_STREAM socket (`type`), to see whether somebody listens.
+int vs_socket_connect(const char *path, int type);
+int vs_accept(int fd, int timeout_seconds);
+int vs_peer_of(int fd, struct vs_peer *peer);
+/// One packet with up to 8 descriptors.
+int64_t vs_send(int fd, const void *data, size_t length, const int *descriptors, size_t count);
+/// One packet with at most one descriptor (-1: none came). Surplus descriptors are closed. A packet longer than `length` is an
+/// error (-EMSGSIZE); 0: the peer has gone.
+int64_t vs_receive(int fd, void *data, size_t length, int *descriptor);
+
+/// Last CPU of a thread from /proc/PID/task/TID/stat, or -errno.
+int vs_cpu_of_thread(pid_t thread);
+/// Pins the calling thread.
+int vs_set_cpu(int cpu);
+/// Resident anonymous pages of a process (statm: resident - shared), or -errno. `statm` is an open descriptor.
+int64_t vs_resident_pages(int statm);
+
+int vs_lock_memory(void);
+int vs_has_capability(int capability);
+/// Raises the limit of open descriptors to the hard limit (or past it, where allowed). Returns the limit now in force.
+int64_t vs_raise_descriptor_limit(uint64_t wanted);
+/// Ignores SIGPIPE, and blocks SIGTERM, SIGINT and SIGHUP, which then arrive at the returned signalfd.
+int vs_signal_descriptor(void);
+/// Next signal number from the signalfd, or -errno.
+int vs_next_signal(int fd);
+uint64_t vs_monotonic_ns(void);
+/// Lets the calling thread run before others that are merely runnable, where the process may ask for it. 0 or -errno.
+int vs_raise_priority(void);
+
+#endif

@@ -1,0 +1,251 @@
+#include "vs_kernel.h"
+
+#include <errno.h>
+#include <fcntl.h>
+#include <linux/capability.h>
+#include <sched.h>
+#include <signal.h>
+#include <stdio.h>
+#include <stdlib.h>
+#include <string.h>
+#include <sys/eventfd.h>
+#include <sys/mman.h>
+#include <sys/resource.h>
+#include <sys/signalfd.h>
+#include <sys/socket.h>
+#include <sys/stat.h>
+#include <sys/syscall.h>
+#include <sys/time.h>
+#include <sys/un.h>
+#include <time.h>
+#include <unistd.h>
+
+#ifndef MCL_ONFAULT
+#define MCL_ONFAULT 4
+#endif
+
+static int result_of(long value) { return value < 0 ? -errno : (int)value; }
+
+int vs_eventfd(void) { return result_of(eventfd(0, EFD_CLOEXEC | EFD_NONBLOCK)); }
+
+int vs_eventfd_signal(int fd) {
+  uint64_t one = 1;
+  while (write(fd, &one, sizeof(one)) < 0)
+    if (errno != EINTR) return errno == EAGAIN ? 0 : -errno;
+  return 0;
+}
+
+void vs_eventfd_clear(int fd) {
+  uint64_t count;
+  while (read(fd, &count, sizeof(count)) < 0 && errno == EINTR) {
+  }
+}
+
+int vs_pidfd_open(pid_t pid) { return result_of(syscall(SYS_pidfd_open, pid, 0)); }
+
+int vs_thread_start(const char *name, size_t stack_size, void *(*start)(void *), void *argument) {
+  pthread_attr_t attributes;
+  pthread_t thread;
+  sigset_t all, before;
+  int error = pthread_attr_init(&attributes);
+  if (error != 0) return -error;
+  pthread_attr_setdetachstate(&attributes, PTHREAD_CREATE_DETACHED);
+  pthread_attr_setstacksize(&attributes, stack_size);
+  sigfillset(&all);
+  pthread_sigmask(SIG_SETMASK, &all, &before);
+  error = pthread_create(&thread, &attributes, start, argument);
+  if (error == 0) pthread_setname_np(thread, name);
+  pthread_sigmask(SIG_SETMASK, &before, NULL);
+  pthread_attr_destroy(&attributes);
+  return -error;
+}
+
+static int name_of(const char *path, struct sockaddr_un *name) {
+  memset(name, 0, sizeof(*name));
+  name->sun_family = AF_UNIX;
+  if (strlen(path) >= sizeof(name->sun_path)) return -ENAMETOOLONG;
+  strcpy(name->sun_path, path);
+  return 0;
+}
+
+int vs_seqpacket_listen(const char *path, mode_t mode) {
+  struct sockaddr_un name;
+  int error = name_of(path, &name);
+  if (error != 0) return error;
+  int fd = socket(AF_UNIX, SOCK_SEQPACKET | SOCK_CLOEXEC, 0);
+  if (fd < 0) return -errno;
+  // The mode must be right from the first instant, not only after a chmod.
+  mode_t before = umask(0777 & ~mode);
+  error = bind(fd, (struct sockaddr *)&name, sizeof(name)) != 0 ? -errno : 0;
+  umask(before);
+  if (error == 0 && listen(fd, 512) != 0) error = -errno;
+  if (error == 0) return fd;
+  close(fd);
+  return error;
+}
+
+int vs_socket_connect(const char *path, int type) {
+  struct sockaddr_un name;
+  int error = name_of(path, &name);
+  if (error != 0) return error;
+  int fd = socket(AF_UNIX, type | SOCK_CLOEXEC, 0);
+  if (fd < 0) return -errno;
+  if (connect(fd, (struct sockaddr *)&name, sizeof(name)) == 0) return fd;
+  error = -errno;
+  close(fd);
+  return error;
+}
+
+int vs_accept(int fd, int timeout_seconds) {
+  int connection = accept4(fd, NULL, NULL, SOCK_CLOEXEC);
+  if (connection < 0) return -errno;
+  struct timeval time = {timeout_seconds, 0};
+  if (setsockopt(connection, SOL_SOCKET, SO_RCVTIMEO, &time, sizeof(time)) == 0 &&
+      setsockopt(connection, SOL_SOCKET, SO_SNDTIMEO, &time, sizeof(time)) == 0)
+    return connection;
+  int error = -errno;
+  close(connection);
+  return error;
+}
+
+int vs_peer_of(int fd, struct vs_peer *peer) {
+  struct ucred credentials;
+  socklen_t length = sizeof(credentials);
+  if (getsockopt(fd, SOL_SOCKET, SO_PEERCRED, &credentials, &length) != 0) return -errno;
+  *peer = (struct vs_peer){credentials.pid, credentials.uid, credentials.gid};
+  return 0;
+}
+
+#define DESCRIPTORS 8
+
+int64_t vs_send(int fd, const void *data, size_t length, const int *descriptors, size_t count) {
+  struct iovec vector = {(void *)data, length};
+  union {
+    char buffer[CMSG_SPACE(sizeof(int) * DESCRIPTORS)];
+    struct cmsghdr align;
+  } control;
+  struct msghdr message = {.msg_iov = &vector, .msg_iovlen = 1};
+  if (count > DESCRIPTORS) return -EINVAL;
+  if (count > 0) {
+    memset(&control, 0, sizeof(control));
+    message.msg_control = control.buffer;
+    message.msg_controllen = CMSG_SPACE(sizeof(int) * count);
+    struct cmsghdr *header = CMSG_FIRSTHDR(&message);
+    header->cmsg_level = SOL_SOCKET;
+    header->cmsg_type = SCM_RIGHTS;
+    header->cmsg_len = CMSG_LEN(sizeof(int) * count);
+    memcpy(CMSG_DATA(header), descriptors, sizeof(int) * count);
+  }
+  ssize_t sent;
+  do sent = sendmsg(fd, &message, MSG_NOSIGNAL);
+  while (sent < 0 && errno == EINTR);
+  return sent < 0 ? -errno : sent;
+}
+
+int64_t vs_receive(int fd, void *data, size_t length, int *descriptor) {
+  struct iovec vector = {data, length};
+  union {
+    char buffer[CMSG_SPACE(sizeof(int) * DESCRIPTORS)];
+    struct cmsghdr align;
+  } control;
+  struct msghdr message = {
+      .msg_iov = &vector, .msg_iovlen = 1, .msg_control = control.buffer, .msg_controllen = sizeof(control.buffer)};
+  *descriptor = -1;
+  ssize_t received;
+  do received = recvmsg(fd, &message, MSG_CMSG_CLOEXEC);
+  while (received < 0 && errno == EINTR);
+  if (received < 0) return -errno;
+  for (struct cmsghdr *header = CMSG_FIRSTHDR(&message); header; header = CMSG_NXTHDR(&message, header)) {
+    if (header->cmsg_level != SOL_SOCKET || header->cmsg_type != SCM_RIGHTS) continue;
+    size_t count = (header->cmsg_len - CMSG_LEN(0)) / sizeof(int);
+    for (size_t index = 0; index < count; index++) {
+      int passed;
+      memcpy(&passed, CMSG_DATA(header) + index * sizeof(int), sizeof(int));
+      if (*descriptor < 0) *descriptor = passed;
+      else close(passed);
+    }
+  }
+  return message.msg_flags & MSG_TRUNC ? -EMSGSIZE : received;
+}
+
+int vs_cpu_of_thread(pid_t thread) {
+  char path[64], text[1024];
+  snprintf(path, sizeof(path), "/proc/%d/stat", thread);
+  int fd = open(path, O_RDONLY | O_CLOEXEC);
+  if (fd < 0) return -errno;
+  ssize_t length = read(fd, text, sizeof(text) - 1);
+  close(fd);
+  if (length <= 0) return -ESRCH;
+  text[length] = 0;
+  // Field 39, counted from the state, which is the third and follows the name in parentheses.
+  char *field = strrchr(text, ')');
+  for (int number = 3; field && number <= 39; number++) field = strchr(field + 1, ' ');
+  return field ? atoi(field + 1) : -EINVAL;
+}
+
+int vs_set_cpu(int cpu) {
+  cpu_set_t set;
+  CPU_ZERO(&set);
+  CPU_SET(cpu, &set);
+  return result_of(sched_setaffinity(0, sizeof(set), &set));
+}
+
+int64_t vs_resident_pages(int statm) {
+  char text[128];
+  ssize_t length = pread(statm, text, sizeof(text) - 1, 0);
+  if (length <= 0) return length < 0 ? -errno : -ESRCH;
+  text[length] = 0;
+  long long size, resident, shared;
+  if (sscanf(text, "%lld %lld %lld", &size, &resident, &shared) != 3) return -EINVAL;
+  return resident > shared ? resident - shared : 0;
+}
+
+int vs_lock_memory(void) { return result_of(mlockall(MCL_CURRENT | MCL_FUTURE | MCL_ONFAULT)); }
+
+int vs_has_capability(int capability) {
+  struct __user_cap_header_struct header = {.version = _LINUX_CAPABILITY_VERSION_3};
+  struct __user_cap_data_struct data[2];
+  if (syscall(SYS_capget, &header, data) != 0) return -errno;
+  return data[capability / 32].effective >> (capability % 32) & 1;
+}
+
+int64_t vs_raise_descriptor_limit(uint64_t wanted) {
+  struct rlimit limit;
+  if (getrlimit(RLIMIT_NOFILE, &limit) != 0) return -errno;
+  struct rlimit more = {wanted, wanted > limit.rlim_max ? wanted : limit.rlim_max};
+  if (setrlimit(RLIMIT_NOFILE, &more) != 0) {
+    more = (struct rlimit){limit.rlim_max, limit.rlim_max};
+    if (setrlimit(RLIMIT_NOFILE, &more) != 0) return -errno;
+  }
+  return (int64_t)more.rlim_cur;
+}
+
+int vs_signal_descriptor(void) {
+  sigset_t set;
+  sigemptyset(&set);
+  sigaddset(&set, SIGTERM);
+  sigaddset(&set, SIGINT);
+  sigaddset(&set, SIGHUP);
+  if (signal(SIGPIPE, SIG_IGN) == SIG_ERR) return -errno;
+  int error = pthread_sigmask(SIG_BLOCK, &set, NULL);
+  if (error != 0) return -error;
+  return result_of(signalfd(-1, &set, SFD_CLOEXEC | SFD_NONBLOCK));
+}
+
+int vs_next_signal(int fd) {
+  struct signalfd_siginfo info;
+  ssize_t length = read(fd, &info, sizeof(info));
+  return length == sizeof(info) ? (int)info.ssi_signo : -errno;
+}
+
+uint64_t vs_monotonic_ns(void) {
+  struct timespec time;
+  clock_gettime(CLOCK_MONOTONIC, &time);
+  return (uint64_t)time.tv_sec * 1000000000ull + (uint64_t)time.tv_nsec;
+}
+
+int vs_raise_priority(void) {
+  struct sched_param parameter = {.sched_priority = 1};
+  if (sched_setscheduler(0, SCHED_RR | SCHED_RESET_ON_FORK, &parameter) == 0) return 0;
+  return setpriority(PRIO_PROCESS, (id_t)syscall(SYS_gettid), -15) == 0 ? 0 : -errno;
+}

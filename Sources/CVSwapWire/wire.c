@@ -1,0 +1,1 @@
+#include "vswap_wire.h"

@@ -1,0 +1,152 @@
+import Glibc
+
+/// One mapping of a target, as /proc/PID/maps or smaps shows it.
+struct MappedRegion {
+  /// Pages, half open.
+  var start: UInt64 = 0
+  var end: UInt64 = 0
+  var readable = false
+  var writable = false
+  /// Private and without a file: what userfaultfd can serve and UFFDIO_MOVE can take. Stacks that grow down are not.
+  var anonymous = false
+  /// From smaps only: locked, wiped or dropped at fork, device memory, huge pages, shadow stack, a thread's stack.
+  var excluded = false
+  /// From smaps only: VmFlags `nh`, which MAP_STACK sets since 6.7.
+  var noHugePages = false
+
+  var isNoAccess: Bool { !readable && !writable }
+}
+
+/// Reads the list of a target's mappings. Not for the fault path: it opens files and the buffer grows.
+struct MemoryMap: ~Copyable {
+  private let processID: Int32
+  private var buffer: UnsafeMutableRawBufferPointer
+
+  init(processID: Int32) {
+    self.processID = processID
+    buffer = .allocate(byteCount: 64 * 1024, alignment: 16)
+  }
+
+  deinit { buffer.deallocate() }
+
+  /// All mappings in address order. `withFlags` reads smaps, which walks the target's page tables: some 10 us per MiB.
+  mutating func regions(withFlags: Bool) throws(KernelError) -> [MappedRegion] {
+    let length = try readAll("/proc/\(processID)/\(withFlags ? "smaps" : "maps")")
+    var result: [MappedRegion] = []
+    var position = 0
+    let bytes = UnsafeRawBufferPointer(rebasing: buffer[0..<length])
+    while position < length {
+      let lineEnd = bytes[position...].firstIndex(of: UInt8(ascii: "\n")) ?? length
+      let line = UnsafeRawBufferPointer(rebasing: bytes[position..<lineEnd])
+      position = lineEnd + 1
+      if let region = Self.header(line) {
+        result.append(region)
+      } else if line.starts(with: "VmFlags:".utf8), !result.isEmpty {
+        Self.apply(flags: line, to: &result[result.count - 1])
+      }
+    }
+    if withFlags { Self.excludeStacks(&result) }
+    return result
+  }
+
+  private mutating func readAll(_ path: String) throws(KernelError) -> Int {
+    let descriptor = open(path, O_RDONLY | O_CLOEXEC)
+    guard descriptor >= 0 else { throw .last("open") }
+    defer { close(descriptor) }
+    var length = 0
+    while true {
+      if buffer.count - length < 8192 { grow(keeping: length) }
+      let count = read(descriptor, buffer.baseAddress! + length, buffer.count - length)
+      if count < 0 && errno == EINTR { continue }
+      guard count >= 0 else { throw .last("read") }
+      if count == 0 { return length }
+      length += count
+    }
+  }
+
+  private mutating func grow(keeping length: Int) {
+    let larger = UnsafeMutableRawBufferPointer.allocate(byteCount: buffer.count * 2, alignment: 16)
+    larger.copyMemory(from: UnsafeRawBufferPointer(rebasing: buffer[0..<length]))
+    buffer.deallocate()
+    buffer = larger
+  }
+
+  /// "7f12a000-7f12b000 rw-p 00000000 00:00 0      [heap]", or nil for the other lines of smaps.
+  private static func header(_ line: UnsafeRawBufferPointer) -> MappedRegion? {
+    var cursor = 0
+    guard let start = hexadecimal(line, &cursor), cursor < line.count, line[cursor] == UInt8(ascii: "-") else {
+      return nil
+    }
+    cursor += 1
+    guard let end = hexadecimal(line, &cursor), cursor + 5 < line.count else { return nil }
+    let modes = cursor + 1
+    var region = MappedRegion(start: start / UInt64(pageSize), end: end / UInt64(pageSize))
+    region.readable = line[modes] == UInt8(ascii: "r")
+    region.writable = line[modes + 1] == UInt8(ascii: "w")
+    let isPrivate = line[modes + 3] == UInt8(ascii: "p")
+    region.anonymous = isPrivate && !hasFile(line, from: modes + 4)
+    return region
+  }
+
+  /// Whether the inode is not 0, or the name is one of the kernel's own that are no plain anonymous memory.
+  private static func hasFile(_ line: UnsafeRawBufferPointer, from: Int) -> Bool {
+    var fields = 0
+    var cursor = from
+    while cursor < line.count && fields < 3 {
+      while cursor < line.count && line[cursor] == UInt8(ascii: " ") { cursor += 1 }
+      if fields < 2 { while cursor < line.count && line[cursor] != UInt8(ascii: " ") { cursor += 1 } }
+      fields += 1
+    }
+    guard cursor < line.count, line[cursor] == UInt8(ascii: "0"),
+      cursor + 1 == line.count || line[cursor + 1] == UInt8(ascii: " ")
+    else { return true }
+    cursor += 1
+    while cursor < line.count && line[cursor] == UInt8(ascii: " ") { cursor += 1 }
+    let name = UnsafeRawBufferPointer(rebasing: line[cursor...])
+    return !(name.isEmpty || name.starts(with: "[heap]".utf8) || name.starts(with: "[anon:".utf8))
+  }
+
+  private static func hexadecimal(_ line: UnsafeRawBufferPointer, _ cursor: inout Int) -> UInt64? {
+    let first = cursor
+    var value: UInt64 = 0
+    while cursor < line.count {
+      switch line[cursor] {
+      case UInt8(ascii: "0")...UInt8(ascii: "9"): value = value << 4 | UInt64(line[cursor] - UInt8(ascii: "0"))
+      case UInt8(ascii: "a")...UInt8(ascii: "f"): value = value << 4 | UInt64(line[cursor] - UInt8(ascii: "a") + 10)
+      default: return cursor > first ? value : nil
+      }
+      cursor += 1
+    }
+    return cursor > first ? value : nil
+  }
+
+  /// The flags that forbid eviction: locked (lo), wiped (wf) or dropped (dc) at fork, device memory (io, pf), huge pages (ht),
+  /// grows down (gd), shadow stack (ss).
+  private static func apply(flags line: UnsafeRawBufferPointer, to region: inout MappedRegion) {
+    var cursor = "VmFlags:".utf8.count
+    while cursor + 2 < line.count {
+      let flag = UInt16(line[cursor + 1]) << 8 | UInt16(line[cursor + 2])
+      if flag == pair("n", "h") { region.noHugePages = true }
+      for forbidden in forbiddenFlags where flag == forbidden { region.excluded = true }
+      cursor += 3
+    }
+  }
+
+  private static func pair(_ first: Unicode.Scalar, _ second: Unicode.Scalar) -> UInt16 {
+    UInt16(UInt8(ascii: first)) << 8 | UInt16(UInt8(ascii: second))
+  }
+
+  private static let forbiddenFlags: [UInt16] = [
+    pair("l", "o"), pair("w", "f"), pair("d", "c"), pair("i", "o"), pair("p", "f"), pair("h", "t"), pair("g", "d"),
+    pair("s", "s"),
+  ]
+
+  /// A thread's stack that the preload library did not see made: MAP_STACK, right above a guard page.
+  private static func excludeStacks(_ regions: inout [MappedRegion]) {
+    for index in regions.indices.dropFirst() {
+      let below = regions[index - 1]
+      let isGuard = below.isNoAccess && below.end == regions[index].start && below.end - below.start <= 16
+      if isGuard && regions[index].noHugePages { regions[index].excluded = true }
+    }
+  }
+}

@@ -1,0 +1,177 @@
+import CUserfault
+import CVSwapWire
+import Glibc
+
+/// The thread that measures groups and asks pagers for evictions, as kswapd does: above a high watermark reclaim begins, below a low one
+/// it ends. It looks the more often the less room is left, so that memory cannot grow past a limit between two looks.
+final class LimitKeeper: @unchecked Sendable {
+  private let registry: TargetRegistry
+  private let budget: FrameBudget
+  private let bell: Int32
+  private var known: [ObjectIdentifier: Memory] = [:]
+  private var young: [Int32: Int32] = [:]
+
+  /// What is remembered of a group between two looks.
+  private struct Memory {
+    var wasNear = false
+    var sharedPages = 0
+    var sharedMeasuredAt: UInt64 = 0
+    var vain: [UInt32: (swept: Int, evictions: Int)] = [:]
+  }
+
+  /// Fastest growth that is reckoned with, in pages per millisecond: 4 GiB/s.
+  private static let fastestGrowth = 1024
+
+  init(registry: TargetRegistry, budget: FrameBudget) throws(KernelError) {
+    self.registry = registry
+    self.budget = budget
+    bell = vs_eventfd()
+    guard bell >= 0 else { throw KernelError(call: "eventfd", code: -bell) }
+  }
+
+  func start() throws(KernelError) {
+    try Thread.start("vswap-keeper") { [self] in
+      // What this thread does is short, and late it is worthless. Without the right to it the limit holds less tightly.
+      _ = vs_raise_priority()
+      run()
+    }
+  }
+
+  /// A target came or went, or a limit changed.
+  func nudge() { _ = vs_eventfd_signal(bell) }
+
+  private func run() {
+    var idle = pollfd(fd: bell, events: Int16(POLLIN), revents: 0)
+    while true {
+      var pause = 1000
+      var present: Set<ObjectIdentifier> = []
+      for (group, targets) in registry.snapshot() {
+        present.insert(ObjectIdentifier(group))
+        pause = min(pause, look(at: group, targets))
+      }
+      for key in known.keys where !present.contains(key) { known[key] = nil }
+      forgetYoung()
+      if poll(&idle, 1, Int32(pause)) > 0 { vs_eventfd_clear(bell) }
+    }
+  }
+
+  /// Measures a group and asks for what is too much. Returns milliseconds until the next look.
+  private func look(at group: Group, _ targets: [Target]) -> Int {
+    let key = ObjectIdentifier(group)
+    var memory = known[key] ?? Memory()
+    defer { known[key] = memory }
+    let account = group.account
+    let before = account.resident
+    let resident = max(0, measure(targets) - shared(targets, &memory))
+    account.measured(residentPages: resident)
+    guard let limit = account.limit else { return 200 }
+    let near = limit - resident < GroupAccount.closeness(toLimit: limit)
+    if near && (!memory.wasNear || resident - before > 32) { watchGrowth(targets) }
+    if near { promoteChildren(targets) }
+    memory.wasNear = near
+    if resident > GroupAccount.high(ofLimit: limit) { reclaim(resident - GroupAccount.low(ofLimit: limit), targets) }
+    account.unreclaimable = isUnreclaimable(targets, &memory) && resident > GroupAccount.low(ofLimit: limit)
+    let room = GroupAccount.high(ofLimit: limit) - resident
+    return min(max(room / Self.fastestGrowth / 2, 1), 100)
+  }
+
+  private func measure(_ targets: [Target]) -> Int {
+    var sum = 0
+    for target in targets {
+      let pages = vs_resident_pages(target.statm)
+      target.counters.resident = max(0, Int(pages))
+      sum += target.counters.resident
+      if target.youngChildren > 0 { sum += measureYoung(of: target, besides: targets) }
+    }
+    return sum
+  }
+
+  /// Children without an agent wrote their process numbers into the family page. It is the target's own word, and only its own
+  /// group pays for a wrong one.
+  private func measureYoung(of target: Target, besides targets: [Target]) -> Int {
+    let page = target.familyPage
+    let next = Int(vswap_load(vswap_family_next(page)))
+    var sum = 0
+    for place in max(0, next - 64)..<next {
+      let processID = Int32(bitPattern: vswap_family_child(page, UInt32(place % 64)))
+      guard processID > 0, !targets.contains(where: { $0.processID == processID }) else { continue }
+      let statm = young[processID] ?? open("/proc/\(processID)/statm", O_RDONLY | O_CLOEXEC)
+      guard statm >= 0 else { continue }
+      young[processID] = statm
+      sum += max(0, Int(vs_resident_pages(statm)))
+    }
+    return sum
+  }
+
+  private func forgetYoung() {
+    for (processID, statm) in young where vs_resident_pages(statm) < 0 {
+      close(statm)
+      young[processID] = nil
+    }
+  }
+
+  /// Pages that parent and children still share count once: what statm counts too often, from Pss_Anon, a few times a second.
+  private func shared(_ targets: [Target], _ memory: inout Memory) -> Int {
+    guard targets.contains(where: { $0.isForked || $0.youngChildren > 0 }) else {
+      memory.sharedPages = 0
+      return 0
+    }
+    let now = vs_monotonic_ns()
+    guard now - memory.sharedMeasuredAt > 200_000_000 else { return memory.sharedPages }
+    var processes = targets.map { (id: $0.processID, statm: $0.statm) }
+    processes += young.map { (id: $0.key, statm: $0.value) }
+    var surplus = 0
+    for process in processes {
+      guard let fair = ProportionalSize.anonymousPages(of: process.id) else { continue }
+      surplus += max(0, Int(vs_resident_pages(process.statm)) - fair)
+    }
+    memory.sharedMeasuredAt = vs_monotonic_ns()
+    memory.sharedPages = surplus
+    return surplus
+  }
+
+  /// Mappings that are not registered can grow unseen: from now on first touches come to the pager.
+  private func watchGrowth(_ targets: [Target]) {
+    for target in targets where !target.counters.unregisteredGrowth {
+      target.counters.unregisteredGrowth = true
+      target.pager?.nudge()
+    }
+  }
+
+  /// Only a child with an agent can be evicted from.
+  private func promoteChildren(_ targets: [Target]) {
+    for target in targets where target.youngChildren > 0 {
+      let word = vswap_family_promote(target.familyPage)!
+      _ = vswap_add(word, 1)
+      _ = vs_futex_wake(word, Int32.max)
+    }
+  }
+
+  /// Shares what is to go among the targets by what each has.
+  private func reclaim(_ pages: Int, _ targets: [Target]) {
+    let sum = max(1, targets.reduce(0) { $0 + $1.counters.resident })
+    for target in targets {
+      let share = pages * target.counters.resident / sum
+      guard share > 0, target.counters.wanted < share else { continue }
+      target.counters.wanted = share
+      target.pager?.nudge()
+    }
+  }
+
+  /// Every target went through all its memory and found nothing since it last evicted something; or there is nowhere to
+  /// put anything.
+  private func isUnreclaimable(_ targets: [Target], _ memory: inout Memory) -> Bool {
+    if budget.poolFull && !budget.reserve(AgentLink.bankPages) { return true }
+    if budget.poolFull { budget.release(AgentLink.bankPages) }
+    var all = true
+    for target in targets {
+      let swept = target.counters.sweptInVain
+      let evictions = target.counters.evictions
+      var last = memory.vain[target.id] ?? (swept, evictions)
+      if evictions != last.evictions { last = (swept, evictions) }
+      memory.vain[target.id] = last
+      if swept == last.swept { all = false }
+    }
+    return all
+  }
+}

@@ -1,0 +1,147 @@
+import CUserfault
+import Glibc
+import Logging
+import VSwapAPI
+
+/// Owns everything: the slot layer, the threads, the sockets. `run` is the daemon's life.
+public final class Daemon: @unchecked Sendable {
+  let registry: TargetRegistry
+  let layer: SlotLayer
+  let chunks: ChunkArena
+  let budget: FrameBudget
+  let keeper: LimitKeeper
+  let startedAt = vs_monotonic_ns()
+  private let compressor: Compressor
+  private let logger: Logger
+  /// Rings when targets come or go.
+  private let changed: Int32
+
+  /// Pages of the swap cache: 32 MiB, of which 4 MiB stay filled.
+  private static let cacheFrames = 8192
+  private static let keptFrames = 1024
+  /// Slots for 256 GiB of pages; the table takes RAM for those in use only.
+  private static let maximumSlots = 1 << 26
+  private static let poolReserve = 64 << 30
+
+  private init(poolLimitBytes: Int) throws(KernelError) {
+    let logger = Logger(label: "vswapd") { StreamLogHandler.standardError(label: $0) }
+    self.logger = logger
+    let changed = vs_eventfd()
+    guard changed >= 0 else { throw KernelError(call: "eventfd", code: -changed) }
+    self.changed = changed
+    layer = try .create(
+      maximumSlots: Self.maximumSlots, cacheFrames: Self.cacheFrames, poolReserveBytes: Self.poolReserve,
+      poolLimitBytes: min(poolLimitBytes, Self.poolReserve))
+    chunks = try .create(maximumChunks: Self.maximumSlots / 64)
+    budget = .create(layer: layer)
+    let log: @Sendable (String) -> Void = { text in logger.warning("\(text)") }
+    registry = TargetRegistry(whenChanged: { _ = vs_eventfd_signal(changed) }, log: log)
+    compressor = try Compressor(layer: layer, budget: budget, keep: Self.keptFrames)
+    keeper = try LimitKeeper(registry: registry, budget: budget)
+  }
+
+  /// Serves until told to stop. Returns the exit status.
+  public static func run(_ configuration: ServiceConfiguration) throws(StartupError) -> Int32 {
+    let device = try StartupChecks.openDevice()
+    let directory = try RuntimeDirectory(path: configuration.runtimeDirectory)
+    do {
+      return try serve(configuration, device, directory)
+    } catch let error as StartupError {
+      directory.remove(always: false)
+      throw error
+    } catch {
+      directory.remove(always: false)
+      throw StartupError(message: "starting failed: \(error); check memory and descriptor limits")
+    }
+  }
+
+  private static func serve(
+    _ configuration: ServiceConfiguration, _ device: Int32, _ directory: RuntimeDirectory
+  ) throws -> Int32 {
+    _ = vs_raise_descriptor_limit(1 << 19)
+    let signals = vs_signal_descriptor()
+    guard signals >= 0 else { throw KernelError(call: "signalfd", code: -signals) }
+    let daemon = try Daemon(poolLimitBytes: configuration.poolLimitBytes ?? defaultPoolLimit())
+    if vs_lock_memory() != 0 { daemon.logger.notice("memory is not locked: the daemon itself may be swapped out") }
+    let attach = try daemon.makeAttachServer(device, directory, embedded: configuration.embedded != nil)
+    let control = try ControlServer(
+      plane: daemon, socketPath: RuntimePaths.controlSocket(in: directory.path))
+    try daemon.compressor.start(workers: max(1, min(4, sysconf(Int32(_SC_NPROCESSORS_ONLN)) / 2)))
+    try daemon.keeper.start()
+    try attach.start()
+    try control.start()
+    daemon.announce(configuration, directory)
+    daemon.waitForEnd(signals, configuration.embedded)
+    control.stop()
+    directory.remove(always: configuration.embedded != nil)
+    return 0
+  }
+
+  /// Half of the machine's memory.
+  private static func defaultPoolLimit() -> Int {
+    sysconf(Int32(_SC_PHYS_PAGES)) / 2 * pageSize
+  }
+
+  private func makeAttachServer(
+    _ device: Int32, _ directory: RuntimeDirectory, embedded: Bool
+  ) throws(KernelError) -> AttachServer {
+    let handshake = Handshake(
+      registry: registry, layer: layer, chunks: chunks, budget: budget, compressor: compressor, device: device)
+    let logger = self.logger
+    // A target of another user is served too; what is embedded serves one command, whose processes may change their user.
+    return try AttachServer(
+      path: RuntimePaths.attachSocket(in: directory.path), handshake: handshake, mode: 0o666,
+      log: { logger.error("\($0)") })
+  }
+
+  private func announce(_ configuration: ServiceConfiguration, _ directory: RuntimeDirectory) {
+    guard let embedded = configuration.embedded else {
+      logger.info("serving in \(directory.path)")
+      return
+    }
+    let line = "ready\n"
+    _ = line.withCString { write(embedded.readyDescriptor, $0, line.utf8.count) }
+    close(embedded.readyDescriptor)
+  }
+
+  /// Returns when the daemon is to leave and nobody depends on it any more.
+  private func waitForEnd(_ signals: Int32, _ embedded: EmbeddedHandles?) {
+    var polled = [
+      pollfd(fd: signals, events: Int16(POLLIN), revents: 0), pollfd(fd: changed, events: Int16(POLLIN), revents: 0),
+      pollfd(fd: embedded?.lifelineDescriptor ?? -1, events: Int16(POLLIN), revents: 0),
+    ]
+    var orphaned = false
+    while true {
+      guard poll(&polled, nfds_t(polled.count), -1) > 0 else { continue }
+      if polled[0].revents != 0, vs_next_signal(signals) > 0, dissolve() { return }
+      if polled[1].revents != 0 {
+        vs_eventfd_clear(changed)
+        keeper.nudge()
+      }
+      if polled[2].revents != 0 {
+        orphaned = true
+        polled[2].fd = -1
+      }
+      if orphaned && registry.population == 0 { return }
+    }
+  }
+
+  /// Gives everyone their pages back. false: somebody cannot take them now, so the daemon stays.
+  private func dissolve() -> Bool {
+    var promises: [Promise<Pager.RestoreResult>] = []
+    for pager in registry.pagers() {
+      let promise = Promise<Pager.RestoreResult>()
+      if pager.post(.dissolve(promise)) { promises.append(promise) }
+    }
+    var stuck = 0
+    for promise in promises {
+      guard let result = promise.wait(milliseconds: 120_000) else {
+        stuck += 1
+        continue
+      }
+      if case .stuck = result { stuck += 1 }
+    }
+    if stuck > 0 { logger.error("\(stuck) targets cannot take their pages back now; staying. Are they stopped?") }
+    return stuck == 0
+  }
+}

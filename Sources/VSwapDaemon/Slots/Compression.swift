@@ -1,0 +1,81 @@
+import CZstd
+
+/// zstd contexts and buffers for one thread: a trivial handle; nothing in it may be shared.
+///
+/// Everything is allocated in `create`, which also runs each context once so that it sizes its workspace:
+/// `compress` and `decompress` allocate nothing. Frames are written without zstd's magic number, and with the
+/// content size (4096), which the decompressor insists on.
+struct Codec: @unchecked Sendable {
+  /// A page whose compressed length is this or more is kept raw: the gain would not pay for decompressing.
+  static let rawThreshold = pageSize - 64
+
+  private let compressor: OpaquePointer
+  private let decompressor: OpaquePointer
+  /// A private page: copies of frames to compress, or of objects to decompress. 64-byte aligned.
+  let page: UnsafeMutableRawPointer
+  /// Output of `compress`; as long as zstd may want it.
+  private let output: UnsafeMutableRawPointer
+  private static let outputLength = 2 * pageSize
+  /// ZSTD_c_format and ZSTD_d_format, which are macros for these.
+  private static let compressorFormat = ZSTD_c_experimentalParam2
+  private static let decompressorFormat = ZSTD_d_experimentalParam1
+
+  /// A codec with the given zstd level (1 ... 19, or negative for the fast ones).
+  ///
+  /// Traps when there is no memory: a daemon that cannot get this much at its start has no chance.
+  static func create(level: Int = 1) -> Codec {
+    guard let compressor = ZSTD_createCCtx(), let decompressor = ZSTD_createDCtx() else {
+      preconditionFailure("no memory for zstd contexts")
+    }
+    Self.set(compressor, ZSTD_c_compressionLevel, Int32(level))
+    Self.set(compressor, Self.compressorFormat, Int32(ZSTD_f_zstd1_magicless.rawValue))
+    Self.set(compressor, ZSTD_c_checksumFlag, 0)
+    Self.set(compressor, ZSTD_c_dictIDFlag, 0)
+    let status = ZSTD_DCtx_setParameter(
+      decompressor, Self.decompressorFormat, Int32(ZSTD_f_zstd1_magicless.rawValue))
+    precondition(ZSTD_isError(status) == 0, "zstd without magicless frames")
+    let codec = Codec(
+      compressor: compressor, decompressor: decompressor,
+      page: .allocate(byteCount: pageSize, alignment: 64),
+      output: .allocate(byteCount: outputLength, alignment: 64))
+    codec.warmUp()
+    return codec
+  }
+
+  private static func set(_ context: OpaquePointer, _ parameter: ZSTD_cParameter, _ value: Int32) {
+    let status = ZSTD_CCtx_setParameter(context, parameter, value)
+    precondition(ZSTD_isError(status) == 0, "zstd refuses a parameter")
+  }
+
+  /// Makes both contexts allocate what they need for pages.
+  private func warmUp() {
+    for index in 0..<pageSize {
+      page.storeBytes(of: UInt8(index % 97), toByteOffset: index, as: UInt8.self)
+    }
+    guard let (bytes, length) = compress(page) else { preconditionFailure("zstd does not compress") }
+    page.copyMemory(from: bytes, byteCount: length)
+    precondition(decompress(page, length: length, into: output), "zstd does not decompress")
+  }
+
+  /// Frees contexts and buffers.
+  func destroy() {
+    ZSTD_freeCCtx(compressor)
+    ZSTD_freeDCtx(decompressor)
+    page.deallocate()
+    output.deallocate()
+  }
+
+  /// Compresses 4096 private bytes; the result stays valid until the next call.
+  ///
+  /// nil when it would take 4032 bytes or more, or zstd fails: the page is stored raw then.
+  func compress(_ source: UnsafeRawPointer) -> (bytes: UnsafeRawPointer, length: Int)? {
+    let length = ZSTD_compress2(compressor, output, Self.outputLength, source, pageSize)
+    guard ZSTD_isError(length) == 0, length < Self.rawThreshold else { return nil }
+    return (UnsafeRawPointer(output), length)
+  }
+
+  /// Decompresses `length` private bytes into exactly 4096. false: they are not what `compress` wrote.
+  func decompress(_ source: UnsafeRawPointer, length: Int, into page: UnsafeMutableRawPointer) -> Bool {
+    ZSTD_decompressDCtx(decompressor, page, pageSize, source, length) == pageSize
+  }
+}

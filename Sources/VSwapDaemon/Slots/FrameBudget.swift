@@ -1,0 +1,39 @@
+import Synchronization
+
+/// Frames of the swap cache promised to evictions in flight: what leaves a target must have a place, because it cannot go back.
+///
+/// A trivial handle shared by all pagers.
+struct FrameBudget: @unchecked Sendable {
+  private struct Fields: ~Copyable {
+    let reserved = Atomic<Int>(0)
+    let poolFull = Atomic<Bool>(false)
+  }
+
+  private let fields: UnsafeMutablePointer<Fields>
+  private let cache: SwapCache
+  private let table: SlotTable
+
+  static func create(layer: SlotLayer) -> FrameBudget {
+    let fields = UnsafeMutablePointer<Fields>.allocate(capacity: 1)
+    fields.initialize(to: Fields())
+    return FrameBudget(fields: fields, cache: layer.cache, table: layer.table)
+  }
+
+  /// Promises `pages` frames and slots, or nothing.
+  func reserve(_ pages: Int) -> Bool {
+    let before = fields.pointee.reserved.wrappingAdd(pages, ordering: .acquiringAndReleasing).oldValue
+    if cache.freeFrames - before >= pages && table.maximumSlots - table.inUse - before >= pages { return true }
+    release(pages)
+    return false
+  }
+
+  func release(_ pages: Int) {
+    fields.pointee.reserved.wrappingSubtract(pages, ordering: .acquiringAndReleasing)
+  }
+
+  /// The last attempt to compress found the pool at its limit.
+  var poolFull: Bool {
+    get { fields.pointee.poolFull.load(ordering: .relaxed) }
+    nonmutating set { fields.pointee.poolFull.store(newValue, ordering: .relaxed) }
+  }
+}

@@ -1,0 +1,250 @@
+import CUserfault
+import CVSwapWire
+import Glibc
+
+/// The daemon's end of a target's ring: the gate, two command banks and the frames that evicted pages arrive in.
+///
+/// Used by the target's pager alone. Everything the agent can write is untrusted: it is read once, copied, and checked against the
+/// command that was given. A bank goes idle -> submitted -> (records arrive) -> finished -> idle.
+struct AgentLink {
+  private let ring: OpaquePointer
+  /// Eventfd on which the agent tells that something happened.
+  let doorbell: Int32
+  /// Attach socket; readable when the agent has gone.
+  let socket: Int32
+  private let ringMapping: Mapping
+  private let banks: UnsafeMutablePointer<BankState>
+  private var sequence: UInt32 = 0
+  private var gateHeld = false
+
+  /// The daemon's own copy of a command: what the agent's records are checked against.
+  struct BankState {
+    var busy = false
+    var sequence: UInt32 = 0
+    var runCount = 0
+    var pages = 0
+    var recordsTaken = 0
+    var framesTaken = 0
+    var runs: UnsafeMutablePointer<vswap_run>
+  }
+
+  /// Pages [page, page + count) left the target; the first one's content is at `content`.
+  struct Evicted {
+    let page: UInt64
+    let count: Int
+    let content: UnsafeRawPointer
+  }
+
+  /// The agent wrote something that no correct agent writes.
+  struct ProtocolViolation: Error {
+    let what: StaticString
+  }
+
+  enum Next {
+    case evicted(Evicted)
+    case none
+    case violation(StaticString)
+  }
+
+  init(socket: Int32, ring: Mapping, doorbell: Int32) {
+    self.socket = socket
+    self.doorbell = doorbell
+    ringMapping = ring
+    self.ring = vswap_ring_at(ring.base)
+    banks = .allocate(capacity: Self.bankCount)
+    for index in 0..<Self.bankCount {
+      (banks + index).initialize(to: BankState(runs: .allocate(capacity: Self.bankPages)))
+    }
+  }
+
+  func destroy() {
+    for index in 0..<Self.bankCount { banks[index].runs.deallocate() }
+    banks.deallocate()
+    ringMapping.destroy()
+    close(doorbell)
+    close(socket)
+  }
+
+  static let bankCount = Int(VSWAP_BANKS)
+  static let bankPages = Int(VSWAP_BANK_PAGES)
+
+  // MARK: - The gate
+
+  /// Whether a command is with the agent: then every look-up and fill happens under the gate.
+  var isOutstanding: Bool {
+    for index in 0..<Self.bankCount where banks[index].busy { return true }
+    return false
+  }
+
+  /// Takes the gate if a command is outstanding. false: the agent died with the gate in its hand.
+  @inline(__always)
+  mutating func enter() -> Bool {
+    guard isOutstanding else { return true }
+    return takeGate()
+  }
+
+  private mutating func takeGate() -> Bool {
+    let gate = vswap_gate(ring)!
+    if vswap_replace(gate, 0, 1) != 0 {
+      gateHeld = true
+      return true
+    }
+    while vswap_exchange(gate, 2) != 0 {
+      _ = vs_futex_wait(gate, 2, 50)
+      if agentHasGone { return false }
+    }
+    gateHeld = true
+    return true
+  }
+
+  @inline(__always)
+  mutating func leave() {
+    guard gateHeld else { return }
+    gateHeld = false
+    let gate = vswap_gate(ring)!
+    if vswap_exchange(gate, 0) == 2 { _ = vs_futex_wake(gate, 1) }
+  }
+
+  /// Under the gate: whatever the agent has not moved yet of the commands it has, it will not move.
+  func abandonCommands() {
+    _ = vswap_add(vswap_generation(ring)!, 1)
+  }
+
+  var agentHasGone: Bool {
+    var descriptor = pollfd(fd: socket, events: Int16(POLLIN), revents: 0)
+    return poll(&descriptor, 1, 0) > 0
+  }
+
+  // MARK: - Commands
+
+  /// Pages of the commands that the agent has.
+  var outstandingPages: Int {
+    var pages = 0
+    for index in 0..<Self.bankCount where banks[index].busy { pages += banks[index].pages }
+    return pages
+  }
+
+  /// An idle bank, or nil.
+  func idleBank() -> Int? {
+    for index in 0..<Self.bankCount where !banks[index].busy { return index }
+    return nil
+  }
+
+  /// Where to write the runs of the next command for a bank: room for `bankPages` of them.
+  func runs(of bank: Int) -> UnsafeMutablePointer<vswap_run> { banks[bank].runs }
+
+  /// Hands the first `count` runs, `pages` pages in all, to the agent.
+  mutating func submit(bank: Int, runs count: Int, pages: Int) {
+    sequence &+= 1
+    banks[bank].busy = true
+    banks[bank].sequence = sequence
+    banks[bank].runCount = count
+    banks[bank].pages = pages
+    banks[bank].recordsTaken = 0
+    banks[bank].framesTaken = 0
+    vswap_give(ring, UInt32(bank), sequence, VSWAP_EVICT, banks[bank].runs, UInt32(count))
+    ringAgent()
+  }
+
+  /// Tells the agent to end its thread. Nothing may be registered or outstanding any more.
+  mutating func sendLeave() {
+    sequence &+= 1
+    vswap_give(ring, 0, sequence, VSWAP_LEAVE, nil, 0)
+    ringAgent()
+  }
+
+  private func ringAgent() {
+    let bell = vswap_doorbell(ring)!
+    _ = vswap_add(bell, 1)
+    _ = vs_futex_wake(bell, 1)
+  }
+
+  /// The next pages that left the target, in the order in which they left. Call until `.none` before any look-up.
+  mutating func nextEvicted() -> Next {
+    for offset in 0..<Self.bankCount {
+      let bank = oldest(after: offset)
+      guard banks[bank].busy else { continue }
+      let next = nextEvicted(of: bank)
+      if case .none = next { continue }
+      return next
+    }
+    return .none
+  }
+
+  /// Banks in the order of their commands: with two of them the older one first.
+  private func oldest(after offset: Int) -> Int {
+    let first = Int32(bitPattern: banks[0].sequence &- banks[1].sequence) < 0 ? 0 : 1
+    return (first + offset) % Self.bankCount
+  }
+
+  private mutating func nextEvicted(of bank: Int) -> Next {
+    let produced = Int(vswap_records(ring, UInt32(bank)))
+    guard produced <= Self.bankPages else { return .violation("more records than a bank holds") }
+    let taken = banks[bank].recordsTaken
+    guard taken < produced else { return .none }
+    let record = vswap_record_at(ring, UInt32(bank), UInt32(taken))
+    let frame = banks[bank].framesTaken
+    guard Int(record.run) < banks[bank].runCount, record.pages > 0, frame + Int(record.pages) <= banks[bank].pages else {
+      return .violation("a record for a run that was not given")
+    }
+    guard Self.isInside(record, banks[bank].runs[Int(record.run)]) else { return .violation("a record outside of its run") }
+    banks[bank].recordsTaken += 1
+    banks[bank].framesTaken += Int(record.pages)
+    let content = UnsafeRawPointer(vswap_frames_of(ring, UInt32(bank))!) + frame * pageSize
+    return .evicted(Evicted(page: record.address / UInt64(pageSize), count: Int(record.pages), content: content))
+  }
+
+  private static func isInside(_ record: vswap_record, _ run: vswap_run) -> Bool {
+    guard record.address % UInt64(pageSize) == 0, record.address >= run.address else { return false }
+    let firstPage = (record.address - run.address) / UInt64(pageSize)
+    return firstPage < UInt64(run.pages) && firstPage + UInt64(record.pages) <= UInt64(run.pages)
+  }
+
+  /// Ends commands whose records have all been taken and that the agent has finished with. Returns the pages they asked for;
+  /// `moved` of them left.
+  mutating func retire(moved: inout Int) -> Int {
+    var asked = 0
+    for bank in 0..<Self.bankCount where banks[bank].busy {
+      guard vswap_finished(ring, UInt32(bank)) == banks[bank].sequence,
+        Int(vswap_records(ring, UInt32(bank))) == banks[bank].recordsTaken
+      else { continue }
+      banks[bank].busy = false
+      asked += banks[bank].pages
+      moved += banks[bank].framesTaken
+    }
+    return asked
+  }
+
+  // MARK: - Requests of the target's threads
+
+  /// A range that a thread wants released before it changes it, or nil.
+  func pendingRequest() -> (kind: UInt32, start: UInt64, end: UInt64)? {
+    let request = vswap_request_of(ring)!
+    guard vswap_load(&request.pointee.state) == UInt32(VSWAP_REQUEST_ASKED.rawValue) else { return nil }
+    return (request.pointee.kind, request.pointee.start, request.pointee.end)
+  }
+
+  func grantRequest() { setRequest(UInt32(VSWAP_REQUEST_GRANTED.rawValue)) }
+
+  /// Whether the thread is done with what it was granted; forgets the request.
+  func finishRequest() -> Bool {
+    let request = vswap_request_of(ring)!
+    guard vswap_load(&request.pointee.state) == UInt32(VSWAP_REQUEST_DONE.rawValue) else { return false }
+    setRequest(UInt32(VSWAP_REQUEST_NONE.rawValue))
+    return true
+  }
+
+  private func setRequest(_ state: UInt32) {
+    let request = vswap_request_of(ring)!
+    vswap_store(&request.pointee.state, state)
+    _ = vs_futex_wake(&request.pointee.state, Int32.max)
+  }
+
+  // MARK: - What the agent may know
+
+  /// Whether the shim has to ask before mremap; and whether the target can live on without this daemon.
+  func publish(registered: Int, held: Int) {
+    vswap_store(vswap_registered(ring)!, UInt32(clamping: registered))
+    vswap_store(vswap_held(ring)!, UInt32(clamping: held))
+  }
+}

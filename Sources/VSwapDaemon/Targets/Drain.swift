@@ -1,0 +1,118 @@
+import CUserfault
+import Glibc
+
+/// What `drain` found out about the target.
+enum DrainOutcome {
+  case drained
+  /// An event's thread has not run yet, so the kernel still refuses to fill pages: come back soon.
+  case again
+  /// The address space, or the agent, has gone.
+  case gone
+  case violation(StaticString)
+}
+
+extension TargetState {
+  /// Reads everything the kernel has to tell, applies every event, then serves the faults: in that order, since the kernel hands out
+  /// faults before the events that came first. If a command is with the agent all of it happens under the gate.
+  mutating func drain(_ buffers: FaultBuffers) -> DrainOutcome {
+    var faults = 0
+    var yields = 0
+    while true {
+      if link != nil && !link!.enter() { return .gone }
+      let outcome = drainOnce(buffers, &faults)
+      link?.leave()
+      guard case .again = outcome else { return outcome }
+      yields += 1
+      if yields > 64 {
+        setAside(faults, buffers)
+        return .again
+      }
+      sched_yield()
+    }
+  }
+
+  private mutating func drainOnce(_ buffers: FaultBuffers, _ faults: inout Int) -> DrainOutcome {
+    if link != nil && link!.isOutstanding {
+      if case .violation(let what) = takeEvicted(buffers.layer) { return .violation(what) }
+    }
+    var failure: Int32 = 0
+    while true {
+      let count = uffd.read(into: buffers.messages, capacity: FaultBuffers.messageCapacity, failure: &failure)
+      if count < 0 { return failure == EMFILE || failure == ENFILE ? .again : .gone }
+      for index in 0..<count { take(buffers.messages[index], buffers, &faults) }
+      if count < FaultBuffers.messageCapacity { break }
+    }
+    return serveAll(buffers, &faults)
+  }
+
+  @inline(__always)
+  private mutating func take(_ message: uffd_msg, _ buffers: FaultBuffers, _ faults: inout Int) {
+    switch Userfault.decode(message) {
+    case .fault(let address, let write, let thread):
+      if faults < FaultBuffers.faultCapacity {
+        buffers.faults[faults] = Fault(address: address, thread: thread, write: write)
+        faults += 1
+      } else {
+        uffd.wake(address, length: pageSize)
+      }
+    case .remove(let start, let end): applyRemove(start, end, layer: buffers.layer)
+    case .unmap(let start, let end): applyUnmap(start, end, layer: buffers.layer)
+    case .remap(let from, let to, let length):
+      if !applyRemap(from, to, length, layer: buffers.layer) { isBroken = true }
+    case .fork(let descriptor): take(fork: descriptor, buffers)
+    case .unknown: break
+    }
+  }
+
+  /// Out of line: the one event that allocates.
+  @inline(never)
+  private mutating func take(fork descriptor: Int32, _ buffers: FaultBuffers) {
+    buffers.pager!.takeUnretainedValue().childForked(of: &self, Userfault(descriptor: descriptor))
+  }
+
+  private mutating func serveAll(_ buffers: FaultBuffers, _ faults: inout Int) -> DrainOutcome {
+    var served = 0
+    while served < faults {
+      switch serve(buffers.faults[served], buffers) {
+      case .done: served += 1
+      case .changing:
+        // Look up again after the event: keep what is left.
+        for index in served..<faults { buffers.faults[index - served] = buffers.faults[index] }
+        faults -= served
+        return .again
+      case .gone: return .gone
+      }
+    }
+    faults = 0
+    return .drained
+  }
+
+  /// Keeps faults that cannot be served now for the next drain.
+  private mutating func setAside(_ faults: Int, _ buffers: FaultBuffers) {
+    for index in 0..<faults {
+      if waitingCount < Self.waitingCapacity {
+        waiting[waitingCount] = buffers.faults[index]
+        waitingCount += 1
+      } else {
+        uffd.wake(buffers.faults[index].address, length: pageSize)
+      }
+    }
+  }
+
+  /// Serves threads that waited for room. Those for whom there still is none wait on.
+  mutating func serveWaiting(_ buffers: FaultBuffers) -> DrainOutcome {
+    guard waitingCount > 0 else { return .drained }
+    var faults = waitingCount
+    for index in 0..<faults { buffers.faults[index] = waiting[index] }
+    waitingCount = 0
+    if link != nil && !link!.enter() { return .gone }
+    var outcome = DrainOutcome.drained
+    if link != nil && link!.isOutstanding {
+      if case .violation(let what) = takeEvicted(buffers.layer) { outcome = .violation(what) }
+    }
+    if case .drained = outcome { outcome = serveAll(buffers, &faults) }
+    link?.leave()
+    if case .again = outcome { setAside(faults, buffers) }
+    return outcome
+  }
+}

@@ -1,0 +1,158 @@
+import CUserfault
+import Glibc
+
+/// What became of a fault.
+enum ServiceOutcome {
+  /// Served, parked, or of no concern any more.
+  case done
+  /// An event has to be read first; look up again after it.
+  case changing
+  /// The address space has gone.
+  case gone
+}
+
+/// The fault path. Runs on the pager's thread, under the agent's gate whenever a command is outstanding: then the page table says
+/// exactly what has left the target. Nothing here allocates, counts references or formats text.
+extension TargetState {
+  mutating func serve(_ fault: Fault, _ buffers: FaultBuffers) -> ServiceOutcome {
+    let page = fault.address / UInt64(pageSize)
+    if isBroken {
+      uffd.poison(fault.address, length: pageSize)
+      counters.poisonedPage()
+      return .done
+    }
+    if page == identityPage { return serveIdentity(fault, buffers) }
+    let entry = table.entry(page)
+    if PageTableEntry.isSlot(entry) { return faultIn(fault, page, slot: entry, buffers) }
+    return zeroFill(fault, page, buffers)
+  }
+
+  /// A forked child asks who it is.
+  private func serveIdentity(_ fault: Fault, _ buffers: FaultBuffers) -> ServiceOutcome {
+    buffers.bounce.initializeMemory(as: UInt8.self, repeating: 0, count: pageSize)
+    buffers.bounce.storeBytes(of: token, as: UInt64.self)
+    return finish(uffd.copy(to: fault.address, from: buffers.bounce, length: pageSize), fault)
+  }
+
+  private mutating func faultIn(
+    _ fault: Fault, _ page: UInt64, slot: SlotNumber, _ buffers: FaultBuffers
+  ) -> ServiceOutcome {
+    let loaded = buffers.layer.load(slot, into: buffers.bounce, codec: buffers.codec)
+    let outcome: FillOutcome
+    switch loaded {
+    case .lost:
+      uffd.poison(fault.address, length: pageSize)
+      counters.poisonedPage()
+      return .done
+    case .zero:
+      outcome =
+        fault.write
+        ? uffd.copy(to: fault.address, from: buffers.zeros, length: pageSize)
+        : uffd.zero(fault.address, length: pageSize)
+    case .cached, .pool:
+      outcome = uffd.copy(to: fault.address, from: buffers.bounce, length: pageSize)
+    }
+    switch outcome {
+    case .filled:
+      let fromCache = loaded == .cached
+      leaveSlot(page, slot, chances: fromCache ? 2 : 1, buffers.layer)
+      counters.faultedIn(fromCache: fromCache)
+      account.faultedIn(fromCache: fromCache)
+      reclaimIfOver()
+      return .done
+    case .exists:
+      // Only the pager fills pages, so the mapped page is the newer one, and the target's own.
+      leaveSlot(page, slot, chances: 1, buffers.layer)
+      return finish(outcome, fault)
+    default:
+      return finish(outcome, fault)
+    }
+  }
+
+  /// The page is in the target now: its slot goes, and the reclaimer passes it by a few times.
+  mutating func leaveSlot(_ page: UInt64, _ slot: SlotNumber, chances: UInt32, _ layer: SlotLayer) {
+    // Replacing an entry of an existing chunk cannot fail.
+    _ = table.set(page, PageTableEntry.resident(chances: chances))
+    layer.release(slot)
+    account.swappedChanged(by: -1)
+    if discarded.count > 0 { discarded.remove(from: page, below: page + 1) }
+    publishSwapped()
+  }
+
+  /// A page nobody ever wrote, or whose content was discarded. Far from the limit the hole around it is filled up to 2 MiB with
+  /// the zero page, which is not resident memory; near it only as much as there is room for.
+  private mutating func zeroFill(_ fault: Fault, _ page: UInt64, _ buffers: FaultBuffers) -> ServiceOutcome {
+    let room = account.room
+    if room <= 0 && !requestGranted {
+      park(fault)
+      return .done
+    }
+    let near = account.isNearLimit
+    var pages = near ? min(16, max(1, room / 64)) : 512
+    pages = emptyPages(from: page, atMost: pages)
+    while true {
+      // Near the limit a written page becomes real at once, so that what was granted is what is counted.
+      let real = fault.write && (near || pages == 1)
+      let length = min(pages, real ? FaultBuffers.batchPages : pages) * pageSize
+      let outcome =
+        real
+        ? uffd.copy(to: fault.address, from: buffers.zeros, length: length) : uffd.zero(fault.address, length: length)
+      if case .filled(let filled) = outcome {
+        noteZeroFilled(page, filled, real: real)
+        return .done
+      }
+      if case .unmapped = outcome, pages > 1 {
+        // A border of the mapping lies within; the touched page itself may be fine.
+        pages = 1
+        continue
+      }
+      return finish(outcome, fault)
+    }
+  }
+
+  private mutating func noteZeroFilled(_ page: UInt64, _ filled: Int, real: Bool) {
+    if real { account.mapped(pages: filled) }
+    counters.zeroFilled(pages: filled)
+    account.zeroFilled(pages: filled)
+    if discarded.count > 0 { discarded.remove(from: page, below: page + UInt64(filled)) }
+    if real { reclaimIfOver() }
+  }
+
+  /// How many pages from `page` on hold nothing, inside one mapping and one aligned 2 MiB.
+  private mutating func emptyPages(from page: UInt64, atMost limit: Int) -> Int {
+    guard limit > 1, let mapping = registered.range(containing: page) else { return 1 }
+    let end = min(mapping.end, (page | 511) + 1, page + UInt64(limit))
+    return Int(table.emptyRun(around: page, from: page, below: end).end - page)
+  }
+
+  /// The thread waits until there is room. With nowhere to note it, it faults again.
+  private mutating func park(_ fault: Fault) {
+    if waitingCount < Self.waitingCapacity {
+      waiting[waitingCount] = fault
+      waitingCount += 1
+    } else {
+      uffd.wake(fault.address, length: pageSize)
+    }
+    reclaimIfOver()
+  }
+
+  /// Direct reclaim: the keeper would notice soon, the group notices now.
+  @inline(__always)
+  private func reclaimIfOver() {
+    guard let limit = account.limit, link != nil else { return }
+    let excess = account.resident - GroupAccount.high(ofLimit: limit)
+    if excess > 0 && counters.wanted < excess { counters.wanted = excess + Int(AgentLink.bankPages) }
+  }
+
+  private func finish(_ outcome: FillOutcome, _ fault: Fault) -> ServiceOutcome {
+    switch outcome {
+    case .filled: return .done
+    case .changing: return .changing
+    case .gone: return .gone
+    case .exists, .unmapped, .failed:
+      // The thread looks again: it finds the page, or an unmapped address, or faults once more when the kernel has memory.
+      uffd.wake(fault.address, length: pageSize)
+      return .done
+    }
+  }
+}

@@ -1,0 +1,110 @@
+import Synchronization
+
+/// What a group's pagers and the limit keeper share: a trivial handle around atomics. All counts are in pages.
+///
+/// Any thread may call. The keeper sets the measured size; pagers correct it between two measurements by what they map and
+/// evict themselves. It is an estimate on purpose: it decides who waits, never what a page contains.
+struct GroupAccount: @unchecked Sendable {
+  private struct Fields: ~Copyable {
+    let limit = Atomic<Int>(0)
+    let resident = Atomic<Int>(0)
+    let peakResident = Atomic<Int>(0)
+    let swapped = Atomic<Int>(0)
+    let peakSwapped = Atomic<Int>(0)
+    let unreclaimable = Atomic<Bool>(false)
+    let evictions = Atomic<Int>(0)
+    let faults = Atomic<Int>(0)
+    let refaults = Atomic<Int>(0)
+    let zeroFills = Atomic<Int>(0)
+  }
+
+  private let fields: UnsafeMutablePointer<Fields>
+
+  static func create(limitPages: Int?) -> GroupAccount {
+    let fields = UnsafeMutablePointer<Fields>.allocate(capacity: 1)
+    fields.initialize(to: Fields())
+    let account = GroupAccount(fields: fields)
+    account.setLimit(limitPages)
+    return account
+  }
+
+  func destroy() {
+    fields.deinitialize(count: 1)
+    fields.deallocate()
+  }
+
+  /// nil: no limit.
+  func setLimit(_ pages: Int?) { fields.pointee.limit.store(pages ?? 0, ordering: .relaxed) }
+  var limit: Int? {
+    let pages = fields.pointee.limit.load(ordering: .relaxed)
+    return pages > 0 ? pages : nil
+  }
+
+  var resident: Int { fields.pointee.resident.load(ordering: .relaxed) }
+  var peakResident: Int { fields.pointee.peakResident.load(ordering: .relaxed) }
+  var swapped: Int { fields.pointee.swapped.load(ordering: .relaxed) }
+  var peakSwapped: Int { fields.pointee.peakSwapped.load(ordering: .relaxed) }
+  var evictions: Int { fields.pointee.evictions.load(ordering: .relaxed) }
+  var faults: Int { fields.pointee.faults.load(ordering: .relaxed) }
+  var refaults: Int { fields.pointee.refaults.load(ordering: .relaxed) }
+  var zeroFills: Int { fields.pointee.zeroFills.load(ordering: .relaxed) }
+
+  /// The keeper's measurement.
+  func measured(residentPages: Int) {
+    fields.pointee.resident.store(residentPages, ordering: .relaxed)
+    if residentPages > peakResident { fields.pointee.peakResident.store(residentPages, ordering: .relaxed) }
+  }
+
+  @inline(__always)
+  func mapped(pages: Int) { fields.pointee.resident.wrappingAdd(pages, ordering: .relaxed) }
+
+  @inline(__always)
+  func evicted(pages: Int) {
+    fields.pointee.resident.wrappingSubtract(pages, ordering: .relaxed)
+    fields.pointee.evictions.wrappingAdd(pages, ordering: .relaxed)
+  }
+
+  @inline(__always)
+  func faultedIn(fromCache: Bool) {
+    fields.pointee.resident.wrappingAdd(1, ordering: .relaxed)
+    fields.pointee.faults.wrappingAdd(1, ordering: .relaxed)
+    if fromCache { fields.pointee.refaults.wrappingAdd(1, ordering: .relaxed) }
+  }
+
+  @inline(__always)
+  func zeroFilled(pages: Int) { fields.pointee.zeroFills.wrappingAdd(pages, ordering: .relaxed) }
+
+  /// Pages that only the daemon has. Changes with every store and load, forks included.
+  @inline(__always)
+  func swappedChanged(by pages: Int) {
+    let now = fields.pointee.swapped.wrappingAdd(pages, ordering: .relaxed).newValue
+    if now > peakSwapped { fields.pointee.peakSwapped.store(now, ordering: .relaxed) }
+  }
+
+  /// Nothing more can be evicted (pinned, shared, pool full): the limit is exceeded rather than anybody kept waiting for ever.
+  var unreclaimable: Bool {
+    get { fields.pointee.unreclaimable.load(ordering: .relaxed) }
+    nonmutating set { fields.pointee.unreclaimable.store(newValue, ordering: .relaxed) }
+  }
+
+  /// Pages that may still be mapped before growth has to wait.
+  @inline(__always)
+  var room: Int {
+    guard let limit else { return Int.max / 2 }
+    return unreclaimable ? Int.max / 2 : limit - resident
+  }
+
+  /// Distance to the limit below which growth is watched closely: first touches are granted page by page rather than by
+  /// 2 MiB, and new mappings are registered as they appear.
+  static func closeness(toLimit limit: Int) -> Int { min(max(limit / 2, 4096), 32768) }
+
+  @inline(__always)
+  var isNearLimit: Bool {
+    guard let limit else { return false }
+    return limit - resident < Self.closeness(toLimit: limit)
+  }
+
+  /// Watermarks as kswapd has them: reclaim begins above `high` and ends below `low`.
+  static func high(ofLimit limit: Int) -> Int { limit - min(max(limit / 16, 512), 4096) }
+  static func low(ofLimit limit: Int) -> Int { limit - 2 * min(max(limit / 16, 512), 4096) }
+}

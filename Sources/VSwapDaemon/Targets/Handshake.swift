@@ -1,0 +1,261 @@
+import CUserfault
+import CVSwapWire
+import Glibc
+
+/// The daemon's side of attaching: from an accepted connection to a pager that serves the target.
+///
+/// Runs on the thread that becomes the pager's, so a slow or hostile peer keeps nobody else waiting; the socket's time limit ends it.
+struct Handshake {
+  /// Why a process is not served; the text goes to its shim.
+  struct Refusal: Error {
+    let text: String
+  }
+
+  let registry: TargetRegistry
+  let layer: SlotLayer
+  let chunks: ChunkArena
+  let budget: FrameBudget
+  let compressor: Compressor
+  /// /dev/userfaultfd, opened by the daemon: it works for any user of the target.
+  let device: Int32
+
+  /// Serves the connection to its end.
+  func run(_ connection: Int32) {
+    do {
+      let pager = try attach(connection)
+      pager.run()
+    } catch let refusal as Refusal {
+      refuse(connection, refusal.text)
+    } catch {
+      refuse(connection, "\(error)")
+    }
+  }
+
+  private func refuse(_ connection: Int32, _ text: String) {
+    var welcome = vswap_welcome()
+    welcome.magic = VSWAP_MAGIC
+    welcome.status = UInt32(VSWAP_REFUSED.rawValue)
+    Wire.set(&welcome.text, to: text)
+    _ = vs_send(connection, &welcome, MemoryLayout<vswap_welcome>.size, nil, 0)
+    close(connection)
+  }
+
+  private func attach(_ connection: Int32) throws -> Pager {
+    var peer = vs_peer()
+    let status = vs_peer_of(connection, &peer)
+    guard status == 0 else { throw KernelError(call: "getsockopt", code: -status) }
+    var none: Int32 = -1
+    let hello = try receive(connection, vswap_hello(), &none)
+    if none >= 0 { close(none) }
+    guard hello.magic == VSWAP_MAGIC, hello.version == VSWAP_VERSION else {
+      throw Refusal(text: "the preload library is of another version than the daemon; install both together")
+    }
+    switch hello.kind {
+    case UInt32(VSWAP_NEW.rawValue): return try attachNew(connection, hello, peer.pid)
+    case UInt32(VSWAP_CHILD.rawValue): return try attachChild(connection, hello, peer.pid)
+    default: throw Refusal(text: "the preload library asked for something unknown")
+    }
+  }
+
+  // MARK: - A new program
+
+  private func attachNew(_ connection: Int32, _ hello: vswap_hello, _ processID: Int32) throws -> Pager {
+    let endpoint = try Endpoint(processID: processID, layer: layer)
+    var passed: Int32 = -1
+    do {
+      try welcome(connection, endpoint)
+      let attach = try receive(connection, vswap_attach(), &passed)
+      guard passed >= 0 else { throw Refusal(text: "no userfaultfd came with the attach message") }
+      let state = try stateOfNew(hello, processID, attach, Userfault(descriptor: passed))
+      return start(connection, state, name: Wire.text(hello.name), endpoint: endpoint, isForked: false)
+    } catch {
+      if passed >= 0 { close(passed) }
+      endpoint.discard()
+      throw error
+    }
+  }
+
+  private func stateOfNew(
+    _ hello: vswap_hello, _ processID: Int32, _ attach: vswap_attach, _ uffd: Userfault
+  ) throws -> (member: Pager.Member, group: Group) {
+    try uffd.negotiate()
+    try uffd.register(attach.staging_address, UInt64(VSWAP_BANK_PAGES) * UInt64(pageSize))
+    try uffd.register(attach.identity_address, UInt64(pageSize))
+    let table = try PageTable.create(arena: chunks)
+    guard let (id, token) = registry.identifiersForChild() else {
+      var table = table
+      table.destroy(layer: layer)
+      throw Refusal(text: "the daemon serves \(TargetRegistry.maximumTargets) address spaces already")
+    }
+    let limit = hello.limit_bytes > 0 ? Int(clamping: hello.limit_bytes) / pageSize : nil
+    let given = Wire.text(hello.group)
+    let name = given.isEmpty ? "\(Wire.text(hello.name))-\(processID)" : given
+    let group = registry.group(named: name, limitPages: limit)
+    let member = Pager.Member.allocate(capacity: 1)
+    member.initialize(
+      to: TargetState(
+        id: id, token: token, uffd: uffd, account: group.account, counters: .create(), link: nil, processID: processID,
+        table: table, attach: attach))
+    return (member, group)
+  }
+
+  // MARK: - A child that grew up
+
+  private func attachChild(_ connection: Int32, _ hello: vswap_hello, _ processID: Int32) throws -> Pager {
+    guard let old = registry.pager(ofChild: hello.token) else {
+      throw Refusal(text: "the daemon knows no such child")
+    }
+    let endpoint = try Endpoint(processID: processID, layer: layer)
+    do {
+      try welcome(connection, endpoint)
+      try passInherited(connection, old, hello.token)
+      var none: Int32 = -1
+      let attach = try receive(connection, vswap_attach(), &none)
+      if none >= 0 { close(none) }
+      let promise = Promise<Pager.HandOver?>()
+      guard old.post(.handOver(token: hello.token, promise)), let handOver = promise.wait(milliseconds: 30_000) ?? nil
+      else { throw Refusal(text: "the child is not served any more") }
+      // From here on this thread serves the child, and nothing below fails. Without a registered staging area the agent moves nothing.
+      let staging = UInt64(VSWAP_BANK_PAGES) * UInt64(pageSize)
+      try? handOver.member.pointee.uffd.register(attach.staging_address, staging)
+      handOver.member.pointee.privateRanges = PrivateRanges(attach)
+      return start(
+        connection, (handOver.member, old.target.group), name: Wire.text(hello.name), endpoint: endpoint, isForked: true)
+    } catch {
+      endpoint.discard()
+      throw error
+    }
+  }
+
+  private func passInherited(_ connection: Int32, _ old: Pager, _ token: UInt64) throws {
+    let promise = Promise<Int32?>()
+    guard old.post(.duplicate(token: token, promise)), let inherited = promise.wait(milliseconds: 30_000) ?? nil,
+      inherited >= 0
+    else { throw Refusal(text: "the child is not served any more") }
+    defer { close(inherited) }
+    try send(connection, [inherited])
+  }
+
+  // MARK: - Both
+
+  /// Makes the target known, tells its shim, and returns the pager to run.
+  private func start(
+    _ connection: Int32, _ state: (member: Pager.Member, group: Group), name: String, endpoint: Endpoint,
+    isForked: Bool
+  ) -> Pager {
+    let member = state.member
+    let target = Target(
+      id: member.pointee.id, processID: endpoint.processID, name: name, group: state.group,
+      counters: member.pointee.counters, family: endpoint.family, statm: endpoint.statm, isForked: isForked)
+    member.pointee.processID = endpoint.processID
+    member.pointee.pagemap = endpoint.pagemap
+    member.pointee.link = AgentLink(socket: connection, ring: endpoint.ring, doorbell: endpoint.doorbell)
+    let pager = Pager(
+      target: target, state: member, family: registry, mailbox: endpoint.mailbox, buffers: endpoint.buffers,
+      budget: budget, compressor: compressor)
+    registry.join(target, servedBy: pager)
+    member.pointee.publishToAgent()
+    // A peer that has gone in the meantime is noticed by the pager.
+    try? send(connection, [])
+    return pager
+  }
+
+  private func welcome(_ connection: Int32, _ endpoint: Endpoint) throws {
+    try send(
+      connection, [endpoint.ring.descriptor, endpoint.family.descriptor, endpoint.doorbell, device])
+  }
+
+  private func send(_ connection: Int32, _ descriptors: [Int32]) throws {
+    var welcome = vswap_welcome()
+    welcome.magic = VSWAP_MAGIC
+    welcome.status = UInt32(VSWAP_OK.rawValue)
+    let length = MemoryLayout<vswap_welcome>.size
+    let sent = vs_send(connection, &welcome, length, descriptors, descriptors.count)
+    guard sent == Int64(length) else { throw KernelError(call: "sendmsg", code: Int32(truncatingIfNeeded: -sent)) }
+  }
+
+  private func receive<Message>(_ connection: Int32, _ empty: Message, _ descriptor: inout Int32) throws -> Message {
+    var message = empty
+    let length = MemoryLayout<Message>.size
+    let received = withUnsafeMutableBytes(of: &message) { vs_receive(connection, $0.baseAddress, length, &descriptor) }
+    guard received == Int64(length) else {
+      if descriptor >= 0 { close(descriptor) }
+      descriptor = -1
+      throw Refusal(text: "a message of the wrong size, or none in time")
+    }
+    return message
+  }
+}
+
+/// All that serving one more target takes and that may not be there: made first, so that nothing fails later.
+struct Endpoint {
+  let processID: Int32
+  let ring: Mapping
+  let family: Mapping
+  let buffers: FaultBuffers
+  let doorbell: Int32
+  let mailbox: Int32
+  let statm: Int32
+  let pagemap: Int32
+
+  init(processID: Int32, layer: SlotLayer) throws(KernelError) {
+    self.processID = processID
+    doorbell = vs_eventfd()
+    mailbox = vs_eventfd()
+    statm = open("/proc/\(processID)/statm", O_RDONLY | O_CLOEXEC)
+    pagemap = open("/proc/\(processID)/pagemap", O_RDONLY | O_CLOEXEC)
+    let failure = KernelError.last("open")
+    do throws(KernelError) {
+      guard min(doorbell, mailbox, statm, pagemap) >= 0 else { throw failure }
+      ring = try Mapping.create(name: "vswapd-ring", length: Int(vswap_ring_size()), sealed: true)
+    } catch {
+      Self.closeAll(doorbell, mailbox, statm, pagemap)
+      throw error
+    }
+    do throws(KernelError) {
+      family = try Mapping.create(name: "vswapd-family", length: pageSize, sealed: true)
+    } catch {
+      ring.destroy()
+      Self.closeAll(doorbell, mailbox, statm, pagemap)
+      throw error
+    }
+    do throws(KernelError) {
+      buffers = try FaultBuffers.create(layer: layer)
+    } catch {
+      ring.destroy()
+      family.destroy()
+      Self.closeAll(doorbell, mailbox, statm, pagemap)
+      throw error
+    }
+    vswap_ring_begin(vswap_ring_at(ring.base))
+  }
+
+  func discard() {
+    ring.destroy()
+    family.destroy()
+    buffers.destroy()
+    Self.closeAll(doorbell, mailbox, statm, pagemap)
+  }
+
+  private static func closeAll(_ descriptors: Int32...) {
+    for descriptor in descriptors where descriptor >= 0 { close(descriptor) }
+  }
+}
+
+/// Fixed-size texts of the wire protocol.
+enum Wire {
+  /// Up to the first zero byte; what is no printable ASCII becomes "?".
+  static func text<Field>(_ field: Field) -> String {
+    withUnsafeBytes(of: field) { bytes in
+      String(decoding: bytes.prefix { $0 != 0 }.map { (33...126).contains($0) ? $0 : UInt8(ascii: "?") }, as: UTF8.self)
+    }
+  }
+
+  static func set<Field>(_ field: inout Field, to text: String) {
+    withUnsafeMutableBytes(of: &field) { bytes in
+      let content = text.utf8.prefix(bytes.count - 1)
+      bytes.copyBytes(from: content)
+      bytes[content.count] = 0
+    }
+  }
+}

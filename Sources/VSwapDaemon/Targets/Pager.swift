@@ -1,0 +1,490 @@
+import CUserfault
+import CVSwapWire
+import Glibc
+
+/// One thread that owns a target, and the forked children that have no agent of their own yet.
+///
+/// Everything that touches their state happens here, one thing after the other, so there is no lock on a page table. Others
+/// ask by `post`. The thread follows its target's faulting threads from CPU to CPU: waking a thread on another, idle CPU costs
+/// several times what serving the fault does.
+final class Pager: @unchecked Sendable {
+  typealias Member = UnsafeMutablePointer<TargetState>
+
+  /// What other threads may ask for.
+  enum Request: Sendable {
+    case evict(bytes: Int?, Promise<EvictResult>)
+    case restore(Promise<RestoreResult>)
+    /// Restores, then lets the target and its agent go.
+    case detach(Promise<RestoreResult>)
+    /// The same for the target and every child: the daemon is leaving.
+    case dissolve(Promise<RestoreResult>)
+    /// A duplicate of a child's userfaultfd, for its agent.
+    case duplicate(token: UInt64, Promise<Int32?>)
+    /// Gives up a child that has an agent now.
+    case handOver(token: UInt64, Promise<HandOver?>)
+  }
+
+  struct EvictResult: Sendable {
+    var pages: Int
+  }
+
+  enum RestoreResult: Sendable {
+    case restored(pages: Int)
+    /// The agent does not answer, or the target is stopped.
+    case stuck
+    case gone
+  }
+
+  /// A child's state on its way to its new pager.
+  struct HandOver: @unchecked Sendable {
+    let member: Member
+  }
+
+  /// Whoever owns the pagers: told about forks, ends and protocol violations.
+  protocol Family: AnyObject, Sendable {
+    func identifiersForChild() -> (id: UInt32, token: UInt64)?
+    func childAppeared(token: UInt64, servedBy pager: Pager)
+    /// `id` is free again, unless the child lives on with a pager of its own.
+    func childDisappeared(token: UInt64, freeing id: UInt32?, of pager: Pager)
+    func targetEnded(_ target: Target, becauseOf violation: String?)
+  }
+
+  let target: Target
+  private unowned let family: any Family
+  private let layer: SlotLayer
+  private let budget: FrameBudget
+  private let compressor: Compressor
+  private let mailbox: Int32
+  private let lock = Lock.create()
+  private var requests: [Request] = []
+  private var isClosed = false
+
+  private var buffers: FaultBuffers
+  /// The first one is the target itself while `hasTarget`; the others are young children.
+  private var members: [Member]
+  private var hasTarget = true
+  private var map: MemoryMap
+  private var polled: [pollfd] = []
+  private var lastCPU: Int32 = -1
+  private var faultsSinceLook = 0
+  private var evictRequest: (promise: Promise<EvictResult>, before: Int, vainBefore: Int, goal: Int)?
+  private var grantedRange: Range<UInt64>?
+
+  /// Takes over `state`, `mailbox` and `buffers`.
+  init(
+    target: Target, state: Member, family: any Family, mailbox: Int32, buffers: FaultBuffers, budget: FrameBudget,
+    compressor: Compressor
+  ) {
+    self.target = target
+    self.family = family
+    self.mailbox = mailbox
+    self.buffers = buffers
+    self.budget = budget
+    self.compressor = compressor
+    layer = buffers.layer
+    members = [state]
+    map = MemoryMap(processID: target.processID)
+    self.buffers.pager = .passUnretained(self)
+  }
+
+  deinit {
+    buffers.destroy()
+    Glibc.close(mailbox)
+    lock.destroy()
+  }
+
+  // MARK: - From other threads
+
+  /// Asks the pager. false: it has ended.
+  func post(_ request: Request) -> Bool {
+    lock.lock()
+    defer { lock.unlock() }
+    guard !isClosed else { return false }
+    requests.append(request)
+    _ = vs_eventfd_signal(mailbox)
+    return true
+  }
+
+  /// Makes the pager look at its counters: pages are wanted, or there is room.
+  func nudge() { _ = vs_eventfd_signal(mailbox) }
+
+  // MARK: - The loop
+
+  /// Serves until nothing is left to serve. On the thread that becomes the pager's.
+  func run() {
+    while !members.isEmpty {
+      wait()
+      takeRequests()
+      var index = members.count - 1
+      while index >= 0 {
+        serve(index)
+        index -= 1
+      }
+      if hasTarget { tendTarget() }
+    }
+    close()
+  }
+
+  private func close() {
+    lock.lock()
+    isClosed = true
+    let left = requests
+    requests = []
+    lock.unlock()
+    for request in left { refuse(request) }
+  }
+
+  private func refuse(_ request: Request) {
+    switch request {
+    case .evict(_, let promise): promise.fulfil(EvictResult(pages: 0))
+    case .restore(let promise), .detach(let promise), .dissolve(let promise): promise.fulfil(.gone)
+    case .duplicate(_, let promise): promise.fulfil(nil)
+    case .handOver(_, let promise): promise.fulfil(nil)
+    }
+  }
+
+  private func wait() {
+    polled.removeAll(keepingCapacity: true)
+    polled.append(pollfd(fd: mailbox, events: Int16(POLLIN), revents: 0))
+    if hasTarget, let link = members[0].pointee.link {
+      polled.append(pollfd(fd: link.doorbell, events: Int16(POLLIN), revents: 0))
+      polled.append(pollfd(fd: link.socket, events: Int16(POLLIN), revents: 0))
+    }
+    for member in members {
+      polled.append(pollfd(fd: member.pointee.uffd.descriptor, events: Int16(POLLIN), revents: 0))
+    }
+    let ready = poll(&polled, nfds_t(polled.count), timeout)
+    guard ready > 0 else { return }
+    if polled[0].revents != 0 { vs_eventfd_clear(mailbox) }
+    if hasTarget, members[0].pointee.link != nil {
+      if polled[1].revents != 0 { vs_eventfd_clear(polled[1].fd) }
+      if polled[2].revents != 0 { agentLeft() }
+    }
+  }
+
+  /// Milliseconds until something has to be looked at that no descriptor tells.
+  private var timeout: Int32 {
+    var result: Int32 = members.count > (hasTarget ? 1 : 0) ? 20 : -1
+    for member in members where member.pointee.waitingCount > 0 { result = 1 }
+    if hasTarget, members[0].pointee.counters.wanted > 0 { result = result < 0 ? 5 : min(result, 5) }
+    return result
+  }
+
+  private func serve(_ index: Int) {
+    let member = members[index]
+    var outcome = member.pointee.drain(buffers)
+    if case .drained = outcome, member.pointee.waitingCount > 0 { outcome = member.pointee.serveWaiting(buffers) }
+    switch outcome {
+    case .drained, .again: break
+    case .gone:
+      end(index, violation: nil)
+      return
+    case .violation(let what):
+      expel(what)
+      return
+    }
+    // A child that ends or executes says nothing.
+    if index > 0 || !hasTarget, case .gone = member.pointee.uffd.probe(at: member.pointee.probeAddress) {
+      end(index, violation: nil)
+    }
+  }
+
+  // MARK: - The target with the agent
+
+  private func tendTarget() {
+    let member = members[0]
+    followFaults()
+    answerRequest(member)
+    guard hasTarget, members[0].pointee.link != nil else { return }
+    if member.pointee.counters.unregisteredGrowth {
+      member.pointee.counters.unregisteredGrowth = false
+      try? member.pointee.registerGrowth(&map, layer: layer)
+    }
+    evict(member)
+    finishEvictRequest(member)
+  }
+
+  private func evict(_ member: Member) {
+    guard member.pointee.link!.isOutstanding || member.pointee.counters.wanted > 0 else { return }
+    if member.pointee.retireCommands(budget) { compressor.nudge() }
+    member.pointee.pushCommands(budget, &map, layer: layer)
+    if member.pointee.counters.wanted > 0 && !member.pointee.link!.isOutstanding { compressor.nudge() }
+  }
+
+  /// Every 32 faults: where does the faulting thread run?
+  private func followFaults() {
+    faultsSinceLook += 1
+    guard faultsSinceLook >= 32 else { return }
+    faultsSinceLook = 0
+    // The latest fault's place still says who it was.
+    let cpu = vs_cpu_of_thread(buffers.faults[0].thread)
+    guard cpu >= 0, cpu != lastCPU, vs_set_cpu(cpu) == 0 else { return }
+    lastCPU = cpu
+  }
+
+  // MARK: - Requests of the target's own threads
+
+  private func answerRequest(_ member: Member) {
+    guard let link = member.pointee.link else { return }
+    if grantedRange != nil {
+      guard link.finishRequest() else { return }
+      grantedRange = nil
+      member.pointee.requestGranted = false
+      // What the thread did shows in smaps only.
+      member.pointee.layoutGeneration += 1
+      member.pointee.sweep.refreshedAt = 0
+      member.pointee.evictable.removeAll()
+    }
+    guard let request = link.pendingRequest() else { return }
+    grant(request, member)
+  }
+
+  private func grant(_ request: (kind: UInt32, start: UInt64, end: UInt64), _ member: Member) {
+    let low = request.start / UInt64(pageSize)
+    let high = request.end / UInt64(pageSize)
+    grantedRange = low..<max(low, high)
+    member.pointee.requestGranted = true
+    let spanned = request.kind == UInt32(VSWAP_RELEASE_SPANNED.rawValue)
+    if spanned, let known = member.pointee.registered.range(containing: low), known.end >= high {
+      member.pointee.link!.grantRequest()
+      return
+    }
+    let deadline = vs_monotonic_ns() + Self.patience
+    if quiesce(deadline) {
+      while hasTarget, let part = member.pointee.registered.firstIntersection(from: low, below: high) {
+        guard let whole = member.pointee.registered.range(containing: part.start) else { break }
+        guard restore(member, whole.start, whole.end, deadline) != nil else { break }
+        unregister(whole, member)
+      }
+    }
+    guard hasTarget else { return }
+    member.pointee.link?.grantRequest()
+  }
+
+  private func unregister(_ range: (start: UInt64, end: UInt64), _ member: Member) {
+    let length = (range.end - range.start) * UInt64(pageSize)
+    member.pointee.uffd.unregister(range.start * UInt64(pageSize), length)
+    member.pointee.registered.remove(from: range.start, below: range.end)
+    member.pointee.uffd.wake(range.start * UInt64(pageSize), length: Int(length))
+    member.pointee.publishToAgent()
+  }
+
+  /// How long an answer of the agent is waited for, in nanoseconds. Only a stopped target takes longer.
+  private static let patience: UInt64 = 10_000_000_000
+
+  // MARK: - Requests of the control plane
+
+  private func takeRequests() {
+    lock.lock()
+    let taken = requests
+    requests = []
+    lock.unlock()
+    for request in taken { take(request) }
+  }
+
+  private func take(_ request: Request) {
+    switch request {
+    case .duplicate(let token, let promise):
+      promise.fulfil(indexOfChild(token).map { dup(members[$0].pointee.uffd.descriptor) })
+    case .handOver(let token, let promise): promise.fulfil(handOver(token))
+    case .dissolve(let promise): promise.fulfil(dissolve())
+    case _ where !hasTarget: refuse(request)
+    case .evict(let bytes, let promise): startEvict(bytes, promise)
+    case .restore(let promise): promise.fulfil(restoreAll())
+    case .detach(let promise):
+      let result = restoreAll()
+      if case .restored = result { letGo(members[0], violation: nil) }
+      promise.fulfil(result)
+    }
+  }
+
+  /// Lets go of everyone. What is stuck goes on being served.
+  private func dissolve() -> RestoreResult {
+    var sum = 0
+    if hasTarget {
+      let result = restoreAll()
+      guard case .restored(let pages) = result else { return result }
+      letGo(members[0], violation: nil)
+      sum += pages
+    }
+    while let child = members.last {
+      if let pages = restore(child, 0, .max, .max) {
+        sum += pages
+        letGo(child, violation: nil)
+      }
+    }
+    return .restored(pages: sum)
+  }
+
+  private func startEvict(_ bytes: Int?, _ promise: Promise<EvictResult>) {
+    guard evictRequest == nil else {
+      promise.fulfil(EvictResult(pages: 0))
+      return
+    }
+    let counters = members[0].pointee.counters
+    let goal = bytes.map { ($0 + pageSize - 1) / pageSize } ?? Int.max / 4
+    counters.wanted = max(counters.wanted, goal)
+    members[0].pointee.sweep.pausedUntil = 0
+    evictRequest = (promise, counters.evictions, counters.sweptInVain, goal)
+  }
+
+  private func finishEvictRequest(_ member: Member) {
+    guard let request = evictRequest else { return }
+    let counters = member.pointee.counters
+    let done = counters.evictions - request.before
+    let inVain = counters.sweptInVain > request.vainBefore
+    let blocked = budget.poolFull && !member.pointee.link!.isOutstanding
+    guard done >= request.goal || inVain || blocked else { return }
+    counters.wanted = 0
+    evictRequest = nil
+    request.promise.fulfil(EvictResult(pages: done))
+  }
+
+  private func restoreAll() -> RestoreResult {
+    let deadline = vs_monotonic_ns() + Self.patience
+    members[0].pointee.counters.wanted = 0
+    members[0].pointee.requestGranted = true
+    defer { if hasTarget && grantedRange == nil { members[0].pointee.requestGranted = false } }
+    guard quiesce(deadline) else { return hasTarget ? .stuck : .gone }
+    guard let pages = restore(members[0], 0, .max, .max) else { return hasTarget ? .stuck : .gone }
+    return .restored(pages: pages)
+  }
+
+  /// Takes back the commands that the agent has, and waits until it has ended them.
+  private func quiesce(_ deadline: UInt64) -> Bool {
+    while hasTarget && members[0].pointee.link != nil {
+      if !members[0].pointee.link!.enter() {
+        end(0, violation: nil)
+        return false
+      }
+      members[0].pointee.link!.abandonCommands()
+      members[0].pointee.link!.leave()
+      serve(0)
+      guard hasTarget else { return false }
+      _ = members[0].pointee.retireCommands(budget)
+      if !members[0].pointee.link!.isOutstanding { return true }
+      if vs_monotonic_ns() > deadline { return false }
+      var bell = pollfd(fd: members[0].pointee.link!.doorbell, events: Int16(POLLIN), revents: 0)
+      if poll(&bell, 1, 5) > 0 { vs_eventfd_clear(bell.fd) }
+    }
+    return false
+  }
+
+  /// Brings every page of the range back, faults and events of the whole family in between. nil: gone, or not in time.
+  private func restore(_ member: Member, _ start: UInt64, _ end: UInt64, _ deadline: UInt64) -> Int? {
+    var cursor = start
+    var pages = 0
+    while let place = members.firstIndex(of: member) {
+      switch member.pointee.restoreStep(from: cursor, below: end, buffers) {
+      case .restored(let next, let count):
+        cursor = next
+        pages += count
+      case .finished: return pages
+      case .changing: sched_yield()
+      case .gone:
+        self.end(place, violation: nil)
+        return nil
+      }
+      for index in stride(from: members.count - 1, through: 0, by: -1) where index < members.count { serve(index) }
+      if vs_monotonic_ns() > deadline { return nil }
+    }
+    return nil
+  }
+
+  /// The agent does not keep to the protocol. Its pages go back, and the session ends; nobody else notices.
+  private func expel(_ what: StaticString) {
+    let member = members[0]
+    budget.release(member.pointee.link!.outstandingPages)
+    member.pointee.link!.destroy()
+    member.pointee.link = nil
+    guard restore(member, 0, .max, .max) != nil else { return }
+    letGo(member, violation: what)
+  }
+
+  /// Everything is restored: unregisters it all and sends the agent away.
+  private func letGo(_ member: Member, violation: StaticString?) {
+    guard let index = members.firstIndex(of: member) else { return }
+    while member.pointee.registered.count > 0 { unregister(member.pointee.registered[0], member) }
+    member.pointee.wakeAll()
+    member.pointee.link?.sendLeave()
+    end(index, violation: violation)
+  }
+
+  // MARK: - Coming and going
+
+  /// From the event itself, before anything else is served.
+  func childForked(of parent: inout TargetState, _ uffd: Userfault) {
+    guard let (id, token) = family.identifiersForChild() else {
+      // More address spaces than descriptors can name: the child must not read zeros.
+      abandonChild(uffd, of: parent)
+      return
+    }
+    let counters = TargetCounters.create()
+    guard var state = try? parent.fork(uffd: uffd, id: id, token: token, counters: counters, layer: layer) else {
+      counters.destroy()
+      abandonChild(uffd, of: parent)
+      return
+    }
+    state.processID = 0
+    let member = Member.allocate(capacity: 1)
+    member.initialize(to: state)
+    members.append(member)
+    family.childAppeared(token: token, servedBy: self)
+  }
+
+  /// A child that cannot be served: what it inherited raises SIGBUS.
+  private func abandonChild(_ uffd: Userfault, of parent: TargetState) {
+    var cursor: UInt64 = 0
+    var parent = parent
+    while let found = parent.table.next(from: cursor, below: .max) {
+      if PageTableEntry.isSlot(found.entry) { uffd.poison(found.vpn * UInt64(pageSize), length: pageSize) }
+      cursor = found.vpn + 1
+    }
+    Glibc.close(uffd.descriptor)
+  }
+
+  private func indexOfChild(_ token: UInt64) -> Int? {
+    ((hasTarget ? 1 : 0)..<members.count).first { members[$0].pointee.token == token }
+  }
+
+  private func handOver(_ token: UInt64) -> HandOver? {
+    guard let index = indexOfChild(token) else { return nil }
+    let member = members.remove(at: index)
+    family.childDisappeared(token: token, freeing: nil, of: self)
+    return HandOver(member: member)
+  }
+
+  /// The agent's end of the socket closed: the process ended or executes something else. Its memory may live on for a moment
+  /// in a vfork child; then it goes on being served.
+  private func agentLeft() {
+    let member = members[0]
+    if case .gone = member.pointee.uffd.probe(at: member.pointee.probeAddress) {
+      end(0, violation: nil)
+      return
+    }
+    // Dying threads are on their way out; look again in a millisecond.
+    var none = pollfd(fd: -1, events: 0, revents: 0)
+    _ = poll(&none, 1, 1)
+  }
+
+  private func end(_ index: Int, violation: StaticString?) {
+    let member = members.remove(at: index)
+    let wasTarget = hasTarget && index == 0
+    if let pages = member.pointee.link?.outstandingPages { budget.release(pages) }
+    let token = member.pointee.token
+    let id = member.pointee.id
+    let counters = member.pointee.counters
+    member.pointee.destroy(layer: layer)
+    member.deinitialize(count: 1)
+    member.deallocate()
+    if wasTarget {
+      hasTarget = false
+      evictRequest?.promise.fulfil(EvictResult(pages: 0))
+      evictRequest = nil
+      family.targetEnded(target, becauseOf: violation.map { "\($0)" })
+    } else {
+      counters.destroy()
+      family.childDisappeared(token: token, freeing: id, of: self)
+    }
+  }
+}

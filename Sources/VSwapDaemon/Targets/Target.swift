@@ -1,0 +1,59 @@
+import CVSwapWire
+import Glibc
+
+/// One process that the daemon serves, as others than its pager see it.
+final class Target: @unchecked Sendable {
+  let id: UInt32
+  let processID: Int32
+  let name: String
+  let group: Group
+  let counters: TargetCounters
+  /// /proc/PID/statm.
+  let statm: Int32
+  /// Where forked children say their process number, and wait to be told to attach.
+  let family: Mapping
+  /// Attached as a child: its memory may be shared with its parent's.
+  let isForked: Bool
+  /// Set before the pager starts; the pager keeps itself alive while it runs.
+  weak var pager: Pager?
+  /// Children of the pager without an agent. Under the registry's lock.
+  var youngChildren = 0
+
+  init(
+    id: UInt32, processID: Int32, name: String, group: Group, counters: TargetCounters, family: Mapping,
+    statm: Int32, isForked: Bool
+  ) {
+    self.id = id
+    self.processID = processID
+    self.name = name
+    self.group = group
+    self.counters = counters
+    self.family = family
+    self.isForked = isForked
+    self.statm = statm
+  }
+
+  deinit {
+    close(statm)
+    family.destroy()
+    counters.destroy()
+  }
+
+  var familyPage: UnsafeMutablePointer<vswap_family> { family.base.assumingMemoryBound(to: vswap_family.self) }
+}
+
+/// Processes that share one limit.
+final class Group: @unchecked Sendable {
+  let id: String
+  let account: GroupAccount
+  // Under the registry's lock.
+  var targets: [Target] = []
+  var everyTarget = 0
+
+  init(id: String, limitPages: Int?) {
+    self.id = id
+    account = .create(limitPages: limitPages)
+  }
+
+  deinit { account.destroy() }
+}

@@ -1,0 +1,186 @@
+import CUserfault
+import Glibc
+
+/// Who is there: groups, targets, children without an agent. One lock over all of it, held for look-ups and changes only,
+/// never while a pager is waited for.
+final class TargetRegistry: Pager.Family, @unchecked Sendable {
+  private let lock = Lock.create()
+  private var groups: [String: Group] = [:]
+  private var ended: [Ended] = []
+  private var youngPagers: [UInt64: Pager] = [:]
+  private var freeIdentifiers: [UInt32] = []
+  private var nextIdentifier: UInt32 = 1
+  private let whenChanged: @Sendable () -> Void
+  private let log: @Sendable (String) -> Void
+
+  /// The owner word of a slot has 13 bits for the target.
+  static let maximumTargets: UInt32 = 8191
+  private static let keptEnded = 16
+
+  /// A group whose last target has gone, with its totals.
+  struct Ended: Sendable {
+    let id: String
+    let limitPages: Int?
+    let totals: Totals
+  }
+
+  struct Totals: Sendable {
+    var evictions = 0
+    var faults = 0
+    var refaults = 0
+    var zeroFills = 0
+    var peakResident = 0
+    var peakSwapped = 0
+    var targets = 0
+  }
+
+  /// `whenChanged` is called after targets came or went, `log` with a line for the operator; both on any thread.
+  init(whenChanged: @escaping @Sendable () -> Void, log: @escaping @Sendable (String) -> Void) {
+    self.whenChanged = whenChanged
+    self.log = log
+  }
+
+  // MARK: - Joining
+
+  /// The group of that name, made where there is none. The first one that names a limit sets it.
+  func group(named id: String, limitPages: Int?) -> Group {
+    lock.lock()
+    defer { lock.unlock() }
+    if let group = groups[id] { return group }
+    let group = Group(id: id, limitPages: limitPages)
+    groups[id] = group
+    return group
+  }
+
+  func join(_ target: Target, servedBy pager: Pager) {
+    target.pager = pager
+    lock.lock()
+    target.group.targets.append(target)
+    target.group.everyTarget += 1
+    groups[target.group.id] = target.group
+    lock.unlock()
+    whenChanged()
+  }
+
+  /// A group that nobody joined after all.
+  func forgetIfEmpty(_ group: Group) {
+    lock.lock()
+    if group.targets.isEmpty && group.everyTarget == 0 && groups[group.id] === group { groups[group.id] = nil }
+    lock.unlock()
+  }
+
+  func identifiersForChild() -> (id: UInt32, token: UInt64)? {
+    lock.lock()
+    defer { lock.unlock() }
+    let id: UInt32
+    if let free = freeIdentifiers.popLast() {
+      id = free
+    } else {
+      guard nextIdentifier <= Self.maximumTargets else { return nil }
+      id = nextIdentifier
+      nextIdentifier += 1
+    }
+    return (id, UInt64.random(in: 1...UInt64.max))
+  }
+
+  func giveBack(identifier: UInt32) {
+    lock.lock()
+    freeIdentifiers.append(identifier)
+    lock.unlock()
+  }
+
+  func childAppeared(token: UInt64, servedBy pager: Pager) {
+    lock.lock()
+    youngPagers[token] = pager
+    pager.target.youngChildren += 1
+    lock.unlock()
+  }
+
+  func childDisappeared(token: UInt64, freeing id: UInt32?, of pager: Pager) {
+    lock.lock()
+    youngPagers[token] = nil
+    pager.target.youngChildren -= 1
+    if let id { freeIdentifiers.append(id) }
+    lock.unlock()
+    whenChanged()
+  }
+
+  func pager(ofChild token: UInt64) -> Pager? {
+    lock.lock()
+    defer { lock.unlock() }
+    return youngPagers[token]
+  }
+
+  // MARK: - Leaving
+
+  func targetEnded(_ target: Target, becauseOf violation: String?) {
+    if let violation { log("ended the session of \(target.name) (\(target.processID)): \(violation)") }
+    lock.lock()
+    let group = target.group
+    group.targets.removeAll { $0 === target }
+    freeIdentifiers.append(target.id)
+    if group.targets.isEmpty && groups[group.id] === group {
+      groups[group.id] = nil
+      ended.append(Ended(id: group.id, limitPages: group.account.limit, totals: Self.totals(of: group)))
+      if ended.count > Self.keptEnded { ended.removeFirst() }
+    }
+    lock.unlock()
+    whenChanged()
+  }
+
+  // MARK: - Looking
+
+  /// Groups in the order of their names, each with its targets.
+  func snapshot() -> [(group: Group, targets: [Target])] {
+    lock.lock()
+    defer { lock.unlock() }
+    return groups.values.sorted { $0.id < $1.id }.map { ($0, $0.targets) }
+  }
+
+  func endedGroups() -> [Ended] {
+    lock.lock()
+    defer { lock.unlock() }
+    return ended
+  }
+
+  func target(processID: Int32) -> Target? {
+    lock.lock()
+    defer { lock.unlock() }
+    for group in groups.values {
+      if let target = group.targets.first(where: { $0.processID == processID }) { return target }
+    }
+    return nil
+  }
+
+  func group(named id: String) -> (group: Group, targets: [Target])? {
+    lock.lock()
+    defer { lock.unlock() }
+    return groups[id].map { ($0, $0.targets) }
+  }
+
+  /// Pagers of targets, and those that only have children left.
+  func pagers() -> [Pager] {
+    lock.lock()
+    defer { lock.unlock() }
+    var result: [ObjectIdentifier: Pager] = [:]
+    for group in groups.values {
+      for target in group.targets { if let pager = target.pager { result[ObjectIdentifier(pager)] = pager } }
+    }
+    for pager in youngPagers.values { result[ObjectIdentifier(pager)] = pager }
+    return Array(result.values)
+  }
+
+  /// Targets and children without an agent.
+  var population: Int {
+    lock.lock()
+    defer { lock.unlock() }
+    return groups.values.reduce(youngPagers.count) { $0 + $1.targets.count }
+  }
+
+  static func totals(of group: Group) -> Totals {
+    let account = group.account
+    return Totals(
+      evictions: account.evictions, faults: account.faults, refaults: account.refaults, zeroFills: account.zeroFills,
+      peakResident: account.peakResident, peakSwapped: account.peakSwapped, targets: group.everyTarget)
+  }
+}

@@ -1,0 +1,125 @@
+import CUserfault
+import CVSwapWire
+import Glibc
+
+/// All that the daemon knows about one address space. Owned by exactly one pager at a time, which alone reads and writes it;
+/// other threads see `counters` and `account` only. Lives at a fixed place, so that methods work in place.
+struct TargetState {
+  /// Owner number in slot descriptors.
+  let id: UInt32
+  /// What the identity page of this address space says.
+  let token: UInt64
+  let uffd: Userfault
+  let account: GroupAccount
+  let counters: TargetCounters
+  /// nil for a child without an agent.
+  var link: AgentLink?
+  /// 0 while unknown: a child without an agent.
+  var processID: Int32
+  /// /proc/PID/pagemap, or -1.
+  var pagemap: Int32 = -1
+
+  var table: PageTable
+  /// Mappings registered with the userfaultfd, as pages. Never fewer slots than this: a slot lies in a registered range.
+  var registered: RangeSet
+  /// Ranges that the target discards right now: REMOVE was read, the kernel may not have zapped them yet. What is
+  /// resident there is old; evicting it would bring it back. A page leaves when the pager fills it or sees it missing.
+  var discarded: RangeSet
+  /// Mappings whose flags allow eviction, as of the last look at smaps.
+  var evictable: RangeSet
+  /// Counts events that move or remove mappings.
+  var layoutGeneration: UInt64 = 0
+  var evictableGeneration: UInt64 = .max
+  var sweep = Sweep()
+
+  /// Never registered: the preload library's mappings.
+  var privateRanges: PrivateRanges
+  var identityPage: UInt64
+  /// Faults of threads that may not grow the group now.
+  let waiting: UnsafeMutablePointer<Fault>
+  var waitingCount = 0
+  /// A thread was granted a range: nothing is registered or evicted until it is done.
+  var requestGranted = false
+  /// Slots could not be shared at the fork: everything inherited is lost.
+  var isBroken = false
+
+  static let waitingCapacity = 1024
+
+  init(
+    id: UInt32, token: UInt64, uffd: Userfault, account: GroupAccount, counters: TargetCounters, link: AgentLink?,
+    processID: Int32, table: PageTable, attach: vswap_attach
+  ) {
+    self.id = id
+    self.token = token
+    self.uffd = uffd
+    self.account = account
+    self.counters = counters
+    self.link = link
+    self.processID = processID
+    self.table = table
+    registered = RangeSet(coalesceAdjacent: false)
+    discarded = RangeSet(coalesceAdjacent: true)
+    evictable = RangeSet(coalesceAdjacent: false)
+    identityPage = attach.identity_address / UInt64(pageSize)
+    privateRanges = PrivateRanges(attach)
+    waiting = .allocate(capacity: Self.waitingCapacity)
+  }
+
+  /// Releases every slot and descriptor. The address space has gone, or nothing is registered in it any more.
+  mutating func destroy(layer: SlotLayer) {
+    account.swappedChanged(by: -table.slotCount)
+    table.destroy(layer: layer)
+    registered.destroy()
+    discarded.destroy()
+    evictable.destroy()
+    waiting.deallocate()
+    link?.destroy()
+    link = nil
+    if pagemap >= 0 { close(pagemap) }
+    close(uffd.descriptor)
+  }
+
+  @inline(__always)
+  func publishSwapped() {
+    counters.setSwapped(table.slotCount)
+  }
+
+  func isPrivate(_ start: UInt64, _ end: UInt64) -> Bool { privateRanges.overlap(start, end) }
+
+  /// An address that is never registered, where the address space's life can be asked for.
+  var probeAddress: UInt64 { privateRanges.guardPage * UInt64(pageSize) }
+}
+
+/// What the agent touches while it evicts, in pages: the preload library's mappings, and the data of libc and the dynamic linker.
+struct PrivateRanges {
+  private var starts: (UInt64, UInt64, UInt64, UInt64)
+  private var ends: (UInt64, UInt64, UInt64, UInt64)
+
+  init(_ attach: vswap_attach) {
+    starts = attach.private_start
+    ends = attach.private_end
+  }
+
+  func overlap(_ start: UInt64, _ end: UInt64) -> Bool {
+    let low = start * UInt64(pageSize)
+    let high = end * UInt64(pageSize)
+    return (low < ends.0 && starts.0 < high) || (low < ends.1 && starts.1 < high)
+      || (low < ends.2 && starts.2 < high) || (low < ends.3 && starts.3 < high)
+  }
+
+  /// The library's first mapping begins with a guard page, which nobody registers.
+  var guardPage: UInt64 { starts.0 / UInt64(pageSize) }
+}
+
+/// Where the next eviction begins, and whether the last round through memory got anywhere.
+struct Sweep {
+  /// Page from which the next scan goes on.
+  var hand: UInt64 = 0
+  var movedSinceWrap = 0
+  var askedSinceWrap = 0
+  var wraps = 0
+  /// Monotonic nanoseconds before which no new round begins, after one in vain.
+  var pausedUntil: UInt64 = 0
+  /// When smaps was read last.
+  var refreshedAt: UInt64 = 0
+}

@@ -1,0 +1,147 @@
+// The handshake, from the agent's thread: its descriptor table is its own, so the program neither sees nor closes
+// nor inherits any descriptor of the library, and the library keeps none of the program's open.
+#include "shim.h"
+
+#include <errno.h>
+#include <fcntl.h>
+#include <stdio.h>
+#include <string.h>
+#include <sys/mman.h>
+#include <sys/socket.h>
+#include <sys/syscall.h>
+#include <sys/time.h>
+#include <sys/un.h>
+#include <unistd.h>
+
+#include "vs_userfault.h"
+
+#define HANDSHAKE_SECONDS 20
+
+static bool fail(const char *what) {
+  size_t length = strlen(what);
+  if (length >= sizeof(shim->failure)) length = sizeof(shim->failure) - 1;
+  memcpy(shim->failure, what, length);
+  shim->failure[length] = 0;
+  return false;
+}
+
+static bool connect_to(const char *path) {
+  if (!path[0]) return false;
+  int fd = socket(AF_UNIX, SOCK_SEQPACKET | SOCK_CLOEXEC, 0);
+  if (fd < 0) return false;
+  struct timeval time = {HANDSHAKE_SECONDS, 0};
+  struct sockaddr_un name = {.sun_family = AF_UNIX};
+  memcpy(name.sun_path, path, strnlen(path, sizeof(name.sun_path) - 1));
+  if (setsockopt(fd, SOL_SOCKET, SO_RCVTIMEO, &time, sizeof(time)) != 0 ||
+      connect(fd, (struct sockaddr *)&name, sizeof(name)) != 0) {
+    close(fd);
+    return false;
+  }
+  shim->socket = fd;
+  return true;
+}
+
+static bool send_message(const void *data, size_t length, int descriptor) {
+  struct iovec vector = {(void *)data, length};
+  union {
+    char buffer[CMSG_SPACE(sizeof(int))];
+    struct cmsghdr align;
+  } control = {{0}};
+  struct msghdr message = {.msg_iov = &vector, .msg_iovlen = 1};
+  if (descriptor >= 0) {
+    message.msg_control = control.buffer;
+    message.msg_controllen = sizeof(control.buffer);
+    struct cmsghdr *header = CMSG_FIRSTHDR(&message);
+    header->cmsg_level = SOL_SOCKET;
+    header->cmsg_type = SCM_RIGHTS;
+    header->cmsg_len = CMSG_LEN(sizeof(int));
+    memcpy(CMSG_DATA(header), &descriptor, sizeof(int));
+  }
+  return sendmsg(shim->socket, &message, MSG_NOSIGNAL) == (ssize_t)length;
+}
+
+/// Receives a welcome and exactly `count` descriptors.
+static bool receive_welcome(struct vswap_welcome *welcome, int *descriptors, size_t count) {
+  struct iovec vector = {welcome, sizeof(*welcome)};
+  union {
+    char buffer[CMSG_SPACE(sizeof(int) * VSWAP_WELCOME_DESCRIPTORS)];
+    struct cmsghdr align;
+  } control;
+  struct msghdr message = {.msg_iov = &vector,
+                           .msg_iovlen = 1,
+                           .msg_control = control.buffer,
+                           .msg_controllen = sizeof(control.buffer)};
+  ssize_t length = recvmsg(shim->socket, &message, MSG_CMSG_CLOEXEC);
+  if (length != (ssize_t)sizeof(*welcome) || welcome->magic != VSWAP_MAGIC)
+    return fail("the daemon closed the connection or speaks another version");
+  welcome->text[VSWAP_TEXT_MAX - 1] = 0;
+  if (welcome->status != VSWAP_OK) return fail(welcome->text);
+  if (count == 0) return true;
+  struct cmsghdr *header = CMSG_FIRSTHDR(&message);
+  if (!header || header->cmsg_type != SCM_RIGHTS || header->cmsg_len != CMSG_LEN(sizeof(int) * count))
+    return fail("the daemon passed the wrong descriptors");
+  memcpy(descriptors, CMSG_DATA(header), sizeof(int) * count);
+  return true;
+}
+
+static bool map_shared(int ring, int family) {
+  shim->ring = mmap(NULL, sizeof(struct vswap_ring), PROT_READ | PROT_WRITE, MAP_SHARED, ring, 0);
+  if (shim->ring == MAP_FAILED) return fail("mapping the ring failed");
+  madvise(shim->ring, sizeof(struct vswap_ring), MADV_DONTFORK);
+  if (shim->family) munmap(shim->family, SHIM_PAGE);
+  shim->family = mmap(NULL, SHIM_PAGE, PROT_READ | PROT_WRITE, MAP_SHARED, family, 0);
+  if (shim->family == MAP_FAILED) {
+    shim->family = NULL;
+    return fail("mapping the family page failed");
+  }
+  close(ring);
+  close(family);
+  return true;
+}
+
+static bool make_staging_context(int device) {
+  uint64_t features;
+  shim->staging_uffd = vs_uffd_new(device);
+  if (shim->staging_uffd < 0) return fail("the kernel gave no userfaultfd");
+  int result = vs_uffd_api(shim->staging_uffd, 0, &features);
+  if (result == 0) result = vs_uffd_register(shim->staging_uffd, (uintptr_t)shim->outbox, SHIM_STAGING);
+  return result == 0 || fail("registering the outbox failed");
+}
+
+bool shim_attach(enum vswap_kind kind, uint64_t token) {
+  if (!connect_to(shim->path) && !connect_to(shim->fallback_path)) return fail("no daemon answers");
+  struct vswap_hello hello = {.magic = VSWAP_MAGIC,
+                              .version = VSWAP_VERSION,
+                              .kind = kind,
+                              .agent_thread = (uint32_t)syscall(SYS_gettid),
+                              .token = token,
+                              .limit_bytes = shim->limit};
+  memcpy(hello.group, shim->group, sizeof(hello.group));
+  memcpy(hello.name, shim->name, sizeof(hello.name));
+  struct vswap_welcome welcome;
+  int descriptors[VSWAP_WELCOME_DESCRIPTORS];
+  if (!send_message(&hello, sizeof(hello), -1)) return fail("the daemon closed the connection");
+  if (!receive_welcome(&welcome, descriptors, VSWAP_WELCOME_DESCRIPTORS)) return false;
+  if (!shim_map_staging()) return fail("mapping the staging area failed");
+  if (!map_shared(descriptors[0], descriptors[1])) return false;
+  shim->doorbell = descriptors[2];
+  // The last descriptor is the device. A child gets its inherited context too, in a message of its own.
+  int device = descriptors[3];
+  if (!make_staging_context(device)) return false;
+  if (kind == VSWAP_NEW) {
+    shim->uffd = vs_uffd_new(device);
+    if (shim->uffd < 0) return fail("the kernel gave no userfaultfd");
+  } else if (!receive_welcome(&welcome, &shim->uffd, 1)) {
+    return false;
+  }
+  close(device);
+  shim->pagemap = open("/proc/self/pagemap", O_RDONLY | O_CLOEXEC);
+  struct vswap_attach attach = {.magic = VSWAP_MAGIC,
+                                .identity_address = (uintptr_t)shim->identity,
+                                .staging_address = (uintptr_t)shim->staging};
+  memcpy(attach.private_start, shim->private_start, sizeof(attach.private_start));
+  memcpy(attach.private_end, shim->private_end, sizeof(attach.private_end));
+  if (!send_message(&attach, sizeof(attach), kind == VSWAP_NEW ? shim->uffd : -1))
+    return fail("the daemon closed the connection");
+  return receive_welcome(&welcome, NULL, 0);
+}

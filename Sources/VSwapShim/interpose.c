@@ -1,0 +1,194 @@
+// The calls that the library stands in for, each because the kernel tells the daemon nothing, or too late:
+//
+//   pthread_create  to know stacks and thread control blocks, which must stay resident
+//   mremap          a range over several mappings, one of them registered, is left half moved (6.17+) or refused
+//   madvise         WIPEONFORK, DONTFORK and GUARD_INSTALL change what a hole in the range means, without an event
+#include <dlfcn.h>
+#include <errno.h>
+#include <signal.h>
+#include <stdarg.h>
+#include <string.h>
+#include <sys/mman.h>
+#include <sys/syscall.h>
+#include <unistd.h>
+
+#include "shim.h"
+#include "vs_userfault.h"
+
+#define EXPORTED __attribute__((visibility("default")))
+#ifndef MADV_GUARD_INSTALL
+#define MADV_GUARD_INSTALL 102
+#endif
+// struct pthread of glibc begins at the thread pointer and is smaller than this.
+#define THREAD_BLOCK (2 * SHIM_PAGE)
+
+int (*shim_real_pthread_create)(pthread_t *, const pthread_attr_t *, void *(*)(void *), void *);
+
+/// Asks the daemon to let go of a range. Between this and `end_request` it registers and evicts nothing here.
+static bool begin_request(uint32_t kind, uint64_t start, uint64_t end) {
+  struct vswap_request *request = &shim->ring->request;
+  while (vswap_load(&request->state) == VSWAP_REQUEST_DONE) {
+    if (vswap_load(&shim->phase) != SHIM_ATTACHED) return false;
+    shim_futex_wait(&request->state, VSWAP_REQUEST_DONE, 100);
+  }
+  request->kind = kind;
+  request->start = start;
+  request->end = end;
+  vswap_store(&request->state, VSWAP_REQUEST_ASKED);
+  vswap_add(&shim->ring->doorbell, 1);
+  shim_futex_wake(&shim->ring->doorbell);
+  while (vswap_load(&request->state) == VSWAP_REQUEST_ASKED) {
+    if (vswap_load(&shim->phase) != SHIM_ATTACHED) return false;
+    shim_futex_wait(&request->state, VSWAP_REQUEST_ASKED, 100);
+  }
+  return true;
+}
+
+static void end_request(void) {
+  vswap_store(&shim->ring->request.state, VSWAP_REQUEST_DONE);
+  vswap_add(&shim->ring->doorbell, 1);
+  shim_futex_wake(&shim->ring->doorbell);
+}
+
+/// One system call with the daemon's hands off the range. Signals wait: a handler that did the same would wait for itself.
+static long call_released(uint32_t kind, uint64_t start, uint64_t length, long number, const long *arguments) {
+  sigset_t all, before;
+  sigfillset(&all);
+  pthread_sigmask(SIG_SETMASK, &all, &before);
+  shim_lock(&shim->request_lock);
+  bool held = vswap_load(&shim->phase) == SHIM_ATTACHED &&
+              begin_request(kind, start & ~(SHIM_PAGE - 1), (start + length + SHIM_PAGE - 1) & ~(SHIM_PAGE - 1));
+  long result = syscall(number, arguments[0], arguments[1], arguments[2], arguments[3], arguments[4]);
+  int error = errno;
+  if (held) end_request();
+  shim_unlock(&shim->request_lock);
+  pthread_sigmask(SIG_SETMASK, &before, NULL);
+  errno = error;
+  return result;
+}
+
+/// Whether anything of this process is registered, so that the daemon has to be asked.
+static bool concerned(void) {
+  if (!shim_ready()) return false;
+  if (vswap_load(&shim->phase) == SHIM_YOUNG) shim_grow_up();
+  return vswap_load(&shim->phase) == SHIM_ATTACHED && vswap_load(&shim->ring->registered) != 0;
+}
+
+EXPORTED void *mremap(void *address, size_t old_length, size_t length, int flags, ...) {
+  void *destination = NULL;
+  if (flags & (MREMAP_FIXED | MREMAP_DONTUNMAP)) {
+    va_list list;
+    va_start(list, flags);
+    destination = va_arg(list, void *);
+    va_end(list);
+  }
+  long arguments[5] = {(long)address, (long)old_length, (long)length, flags, (long)destination};
+  // A single page cannot lie in two mappings.
+  if (old_length <= SHIM_PAGE || !concerned())
+    return (void *)syscall(SYS_mremap, arguments[0], arguments[1], arguments[2], arguments[3], arguments[4]);
+  return (void *)call_released(VSWAP_RELEASE_SPANNED, (uintptr_t)address, old_length, SYS_mremap, arguments);
+}
+
+EXPORTED int madvise(void *address, size_t length, int advice) {
+  long arguments[5] = {(long)address, (long)length, advice, 0, 0};
+  bool silent = advice == MADV_WIPEONFORK || advice == MADV_DONTFORK || advice == MADV_GUARD_INSTALL;
+  if (!silent || length == 0 || !concerned())
+    return (int)syscall(SYS_madvise, arguments[0], arguments[1], arguments[2]);
+  return (int)call_released(VSWAP_RELEASE_RANGE, (uintptr_t)address, length, SYS_madvise, arguments);
+}
+
+struct shim_thread *shim_new_thread_entry(void) {
+  for (uint32_t index = 0; index < SHIM_THREADS; index++) {
+    struct shim_thread *entry = &shim->threads[index];
+    uint64_t empty = 0;
+    if (!__atomic_compare_exchange_n(&entry->high, &empty, 1, false, __ATOMIC_ACQ_REL, __ATOMIC_RELAXED)) continue;
+    uint32_t used = vswap_load(&shim->thread_slots);
+    while (used < index + 1 && !vswap_replace(&shim->thread_slots, used, index + 1)) used = vswap_load(&shim->thread_slots);
+    return entry;
+  }
+  vswap_store(&shim->overflow, 1);
+  return NULL;
+}
+
+void shim_protect_thread(struct shim_thread *entry, uint64_t stack_size) {
+  uint64_t block = (uint64_t)(uintptr_t)__builtin_thread_pointer() & ~(SHIM_PAGE - 1);
+  uint64_t reach = stack_size + THREAD_BLOCK;
+  entry->low = block > reach ? block - reach : 0;
+  __atomic_store_n(&entry->high, block + THREAD_BLOCK, __ATOMIC_RELEASE);
+  vswap_store(&entry->thread, (uint32_t)syscall(SYS_gettid));
+}
+
+uint32_t shim_evictable(uint64_t address, uint32_t pages) {
+  if (vswap_load(&shim->overflow)) return 0;
+  uint64_t end = address + pages * SHIM_PAGE;
+  uint32_t used = vswap_load(&shim->thread_slots);
+  for (uint32_t index = 0; index < used; index++) {
+    uint64_t high = __atomic_load_n(&shim->threads[index].high, __ATOMIC_ACQUIRE);
+    uint64_t low = shim->threads[index].low;
+    if (high <= 1 || address >= high || end <= low) continue;
+    if (address >= low) return 0;
+    end = low;
+  }
+  return (uint32_t)((end - address) / SHIM_PAGE);
+}
+
+static void free_entry(struct shim_thread *entry) {
+  entry->thread = 0;
+  __atomic_store_n(&entry->high, 0, __ATOMIC_RELEASE);
+}
+
+void shim_forget_dead_threads(void) {
+  uint32_t used = vswap_load(&shim->thread_slots);
+  for (uint32_t looks = 0; looks < 8 && looks < used; looks++) {
+    struct shim_thread *entry = &shim->threads[shim->sweep++ % used];
+    uint32_t thread = vswap_load(&entry->thread);
+    if (thread != 0 && syscall(SYS_tgkill, syscall(SYS_getpid), thread, 0) != 0 && errno == ESRCH) free_entry(entry);
+  }
+}
+
+void shim_keep_only_this_thread(void) {
+  uint64_t here = (uintptr_t)__builtin_thread_pointer();
+  bool found = false;
+  for (uint32_t index = 0; index < shim->thread_slots; index++) {
+    struct shim_thread *entry = &shim->threads[index];
+    if (entry->high > 1 && here >= entry->low && here < entry->high && !found) {
+      found = true;
+      vswap_store(&entry->thread, (uint32_t)syscall(SYS_gettid));
+    } else {
+      free_entry(entry);
+    }
+  }
+}
+
+static void *run_thread(void *argument) {
+  struct shim_thread *entry = argument;
+  void *(*start)(void *) = entry->start;
+  void *value = entry->argument;
+  shim_protect_thread(entry, entry->low);
+  return start(value);
+}
+
+EXPORTED int pthread_create(pthread_t *thread, const pthread_attr_t *attributes, void *(*start)(void *), void *argument) {
+  if (!shim_real_pthread_create) {
+    void *symbol = dlsym(RTLD_NEXT, "pthread_create");
+    memcpy(&shim_real_pthread_create, &symbol, sizeof(symbol));
+  }
+  if (!shim_ready() || vswap_load(&shim->phase) == SHIM_FAILED)
+    return shim_real_pthread_create(thread, attributes, start, argument);
+  size_t size = 0;
+  pthread_attr_t defaults;
+  if (attributes) {
+    pthread_attr_getstacksize(attributes, &size);
+  } else if (pthread_getattr_default_np(&defaults) == 0) {
+    pthread_attr_getstacksize(&defaults, &size);
+    pthread_attr_destroy(&defaults);
+  }
+  struct shim_thread *entry = shim_new_thread_entry();
+  if (!entry) return shim_real_pthread_create(thread, attributes, start, argument);
+  entry->start = start;
+  entry->argument = argument;
+  entry->low = size;
+  int result = shim_real_pthread_create(thread, attributes, run_thread, entry);
+  if (result != 0) free_entry(entry);
+  return result;
+}

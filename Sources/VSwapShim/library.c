@@ -1,0 +1,213 @@
+// Entry, exit and fork: where the library comes into a process, and what it does when the process becomes two.
+#include <dlfcn.h>
+#include <errno.h>
+#include <fcntl.h>
+#include <link.h>
+#include <stdio.h>
+#include <stdlib.h>
+#include <string.h>
+#include <sys/auxv.h>
+#include <sys/mman.h>
+#include <sys/syscall.h>
+#include <unistd.h>
+
+#include "shim.h"
+#include "vs_userfault.h"
+
+#ifndef MAP_FIXED_NOREPLACE
+#define MAP_FIXED_NOREPLACE 0x100000
+#endif
+// Static TLS of the main thread lies below its control block.
+#define MAIN_TLS (64 * 1024)
+#define EXIT_CANNOT_ATTACH 125
+
+// Initialised, so that it lies in a file-backed page.
+struct shim *shim = (struct shim *)1;
+
+void shim_futex_wait(uint32_t *word, uint32_t expected, int milliseconds) { vs_futex_wait(word, expected, milliseconds); }
+void shim_futex_wake(uint32_t *word) { vs_futex_wake(word, INT32_MAX); }
+
+// The mutex of Drepper, "Futexes are tricky": 0 free, 1 held, 2 held and waited for.
+void shim_lock(uint32_t *word) {
+  if (vswap_replace(word, 0, 1)) return;
+  while (vswap_exchange(word, 2) != 0) vs_futex_wait(word, 2, -1);
+}
+void shim_unlock(uint32_t *word) {
+  if (vswap_exchange(word, 0) == 2) vs_futex_wake(word, 1);
+}
+
+static uint8_t *map_between_guards(size_t length) {
+  uint8_t *base = mmap(NULL, length + 2 * SHIM_PAGE, PROT_NONE, MAP_PRIVATE | MAP_ANONYMOUS | MAP_NORESERVE, -1, 0);
+  if (base == MAP_FAILED) return NULL;
+  if (mprotect(base + SHIM_PAGE, length, PROT_READ | PROT_WRITE) == 0) return base + SHIM_PAGE;
+  munmap(base, length + 2 * SHIM_PAGE);
+  return NULL;
+}
+
+/// State, stack and identity page, each between guard pages, so that none merges with the program's memory.
+static bool map_private(void) {
+  size_t state = (sizeof(struct shim) + SHIM_PAGE - 1) & ~(SHIM_PAGE - 1);
+  size_t total = state + SHIM_PAGE + SHIM_STACK + SHIM_PAGE + SHIM_PAGE;
+  uint8_t *base = map_between_guards(total);
+  if (!base) return false;
+  struct shim *made = (struct shim *)base;
+  made->stack = base + state + SHIM_PAGE;
+  made->identity = made->stack + SHIM_STACK + SHIM_PAGE;
+  if (mprotect(base + state, SHIM_PAGE, PROT_NONE) != 0 ||
+      mprotect(made->stack + SHIM_STACK, SHIM_PAGE, PROT_NONE) != 0) {
+    munmap(base - SHIM_PAGE, total + 2 * SHIM_PAGE);
+    return false;
+  }
+  made->private_start[0] = (uintptr_t)base - SHIM_PAGE;
+  made->private_end[0] = (uintptr_t)base + total + SHIM_PAGE;
+  shim = made;
+  return true;
+}
+
+bool shim_map_staging(void) {
+  size_t length = 2 * SHIM_STAGING + SHIM_PAGE;
+  uint8_t *base = map_between_guards(length);
+  if (!base) return false;
+  shim->staging = base;
+  shim->outbox = base + SHIM_STAGING + SHIM_PAGE;
+  shim->private_start[1] = (uintptr_t)base - SHIM_PAGE;
+  shim->private_end[1] = (uintptr_t)base + length + SHIM_PAGE;
+  // A huge page in the staging area would have to be split at once.
+  madvise(base, length, MADV_NOHUGEPAGE);
+  return mprotect(base + SHIM_STAGING, SHIM_PAGE, PROT_NONE) == 0 &&
+         madvise(base - SHIM_PAGE, length + 2 * SHIM_PAGE, MADV_DONTFORK) == 0;
+}
+
+static bool parse_size(const char *text, uint64_t *bytes) {
+  char *end;
+  errno = 0;
+  if (*text < '0' || *text > '9') return false;
+  unsigned long long value = strtoull(text, &end, 10);
+  int shift = 0;
+  if (*end == 'K' || *end == 'k') shift = 10;
+  if (*end == 'M' || *end == 'm') shift = 20;
+  if (*end == 'G' || *end == 'g') shift = 30;
+  if (shift) end++;
+  if (errno != 0 || *end || (value << shift) >> shift != value) return false;
+  *bytes = (uint64_t)value << shift;
+  return true;
+}
+
+static void copy_text(char *to, size_t size, const char *from) {
+  size_t length = strnlen(from, size - 1);
+  memcpy(to, from, length);
+  to[length] = 0;
+}
+
+static void say(const char *what) {
+  char line[VSWAP_TEXT_MAX + 64];
+  int length = snprintf(line, sizeof(line), "vswap: %s: %s\n", shim->name, what);
+  if (length > 0 && write(2, line, (size_t)length) < 0) return;
+}
+
+/// Either nobody asked for certainty, and the program runs on without the daemon, or it ends here.
+static void give_up(const char *why) {
+  vswap_store(&shim->phase, SHIM_FAILED);
+  if (shim->required || shim->debug) say(why);
+  if (shim->required) _exit(EXIT_CANNOT_ATTACH);
+}
+
+static void read_name(void) {
+  copy_text(shim->name, sizeof(shim->name), program_invocation_short_name);
+}
+
+static void default_socket(void) {
+  const char *runtime = secure_getenv("XDG_RUNTIME_DIR");
+  copy_text(shim->fallback_path, sizeof(shim->fallback_path), "/run/vswapd/attach.sock");
+  if (geteuid() != 0 && runtime) snprintf(shim->path, sizeof(shim->path), "%s/vswapd/attach.sock", runtime);
+}
+
+/// What the environment asks for. Returns what is wrong with it, or NULL.
+static const char *read_environment(void) {
+  const char *path = secure_getenv("VSWAP_SOCKET"), *limit = secure_getenv("VSWAP_LIMIT");
+  const char *group = secure_getenv("VSWAP_GROUP"), *required = secure_getenv("VSWAP_REQUIRED");
+  const char *debug = secure_getenv("VSWAP_DEBUG");
+  shim->debug = debug && strcmp(debug, "1") == 0;
+  // "1" means everyone; a number means just that process, so that `vswapctl run` can insist on CMD alone.
+  shim->required = required && (strcmp(required, "1") == 0 || strtol(required, NULL, 10) == (long)getpid());
+  read_name();
+  if (path && strlen(path) >= sizeof(shim->path)) return "VSWAP_SOCKET is too long for a socket";
+  if (path) copy_text(shim->path, sizeof(shim->path), path);
+  if (!path) default_socket();
+  if (limit && !parse_size(limit, &shim->limit)) return "VSWAP_LIMIT is no size: write a number and K, M or G";
+  if (group && strlen(group) >= sizeof(shim->group)) return "VSWAP_GROUP is longer than 63 characters";
+  if (group) {
+    copy_text(shim->group, sizeof(shim->group), group);
+  } else {
+    // What this program starts belongs to it, and shares its limit.
+    snprintf(shim->group, sizeof(shim->group), "%s-%d", shim->name, (int)getpid());
+    setenv("VSWAP_GROUP", shim->group, 1);
+  }
+  return NULL;
+}
+
+/// One object's writable segments, from the first to the end of .bss.
+static int find_data(struct dl_phdr_info *object, size_t size, void *wanted) {
+  (void)size;
+  uint64_t low = UINT64_MAX, high = 0;
+  bool holds = false;
+  for (int index = 0; index < object->dlpi_phnum; index++) {
+    const ElfW(Phdr) *header = &object->dlpi_phdr[index];
+    if (header->p_type != PT_LOAD) continue;
+    uint64_t start = object->dlpi_addr + header->p_vaddr, end = start + header->p_memsz;
+    holds = holds || ((uintptr_t)wanted >= start && (uintptr_t)wanted < end);
+    if (!(header->p_flags & PF_W)) continue;
+    if (start < low) low = start;
+    if (end > high) high = end;
+  }
+  if (!holds || high == 0) return 0;
+  int place = shim->private_end[2] == 0 ? 2 : 3;
+  shim->private_start[place] = low & ~(SHIM_PAGE - 1);
+  shim->private_end[place] = (high + SHIM_PAGE - 1) & ~(SHIM_PAGE - 1);
+  return 1;
+}
+
+static void find_libraries(void) {
+  void *in_libc = dlsym(RTLD_DEFAULT, "syscall");
+  if (in_libc) dl_iterate_phdr(find_data, in_libc);
+  dl_iterate_phdr(find_data, (void *)getauxval(AT_BASE));
+}
+
+static void in_child(void) {
+  if (!shim_ready()) return;
+  uint32_t phase = vswap_load(&shim->phase);
+  if (phase != SHIM_ATTACHED && phase != SHIM_YOUNG) return;
+  // The agent, the ring and the staging area stayed behind with the parent.
+  shim->ring = NULL;
+  shim->request_lock = 0;
+  shim_keep_only_this_thread();
+  shim->family_value = vswap_load(&shim->family->promote);
+  uint32_t place = vswap_add(&shim->family->next, 1) - 1;
+  shim->family->children[place % 64] = (uint32_t)getpid();
+  shim_start_agent(SHIM_YOUNG);
+}
+
+static void find_pthread_create(void) {
+  void *symbol = dlsym(RTLD_NEXT, "pthread_create");
+  memcpy(&shim_real_pthread_create, &symbol, sizeof(symbol));
+}
+
+__attribute__((constructor)) static void enter(void) {
+  int error = errno;
+  if (!shim_real_pthread_create) find_pthread_create();
+  if (!map_private()) return;
+  find_libraries();
+  const char *wrong = read_environment();
+  struct shim_thread *entry = shim_new_thread_entry();
+  if (entry) shim_protect_thread(entry, MAIN_TLS);
+  if (wrong) {
+    give_up(wrong);
+  } else if (pthread_atfork(NULL, NULL, in_child) != 0 || !shim_start_agent(SHIM_STARTING)) {
+    give_up("starting the agent's thread failed");
+  } else {
+    while (vswap_load(&shim->phase) == SHIM_STARTING) shim_futex_wait(&shim->phase, SHIM_STARTING, -1);
+    if (vswap_load(&shim->phase) == SHIM_FAILED) give_up(shim->failure);
+    else if (shim->debug) say("attached");
+  }
+  errno = error;
+}
