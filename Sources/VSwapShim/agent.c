@@ -210,7 +210,7 @@ void shim_serve(void) {
 
 /// Who am I? Only a forked child asks: its daemon answers the fault on this page with the child's token.
 static uint64_t read_token(void) {
-  if (madvise(shim->identity, SHIM_PAGE, MADV_DONTNEED) != 0) return 0;
+  if (shim_madvise(shim->identity, SHIM_PAGE, MADV_DONTNEED) != 0) return 0;
   return *(volatile uint64_t *)shim->identity;
 }
 

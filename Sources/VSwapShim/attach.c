@@ -87,7 +87,7 @@ static bool receive_welcome(struct vswap_welcome *welcome, int *descriptors, siz
 static bool map_shared(int ring, int family) {
   shim->ring = mmap(NULL, sizeof(struct vswap_ring), PROT_READ | PROT_WRITE, MAP_SHARED, ring, 0);
   if (shim->ring == MAP_FAILED) return fail("mapping the ring failed");
-  madvise(shim->ring, sizeof(struct vswap_ring), MADV_DONTFORK);
+  shim_madvise(shim->ring, sizeof(struct vswap_ring), MADV_DONTFORK);
   if (shim->family) munmap(shim->family, SHIM_PAGE);
   shim->family = mmap(NULL, SHIM_PAGE, PROT_READ | PROT_WRITE, MAP_SHARED, family, 0);
   if (shim->family == MAP_FAILED) {

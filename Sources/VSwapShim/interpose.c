@@ -67,11 +67,22 @@ static long call_released(uint32_t kind, uint64_t start, uint64_t length, long n
   return result;
 }
 
-/// Whether anything of this process is registered, so that the daemon has to be asked.
-static bool concerned(void) {
-  if (!shim_ready()) return false;
-  if (vswap_load(&shim->phase) == SHIM_YOUNG) shim_grow_up();
-  return vswap_load(&shim->phase) == SHIM_ATTACHED && vswap_load(&shim->ring->registered) != 0;
+/// The call itself, and around it whatever keeps the daemon from registering or evicting what the call is about to change. While nothing
+/// is registered it is enough to be counted: the daemon registers nothing then.
+static long call(uint32_t kind, uint64_t start, uint64_t length, long number, const long *arguments) {
+  if (shim_ready() && vswap_load(&shim->phase) == SHIM_YOUNG) shim_grow_up();
+  if (!shim_ready() || vswap_load(&shim->phase) != SHIM_ATTACHED)
+    return syscall(number, arguments[0], arguments[1], arguments[2], arguments[3], arguments[4]);
+  vswap_add(&shim->ring->callers, 1);
+  if (vswap_add(&shim->ring->registered, 0) != 0) {
+    vswap_add(&shim->ring->callers, -1u);
+    return call_released(kind, start, length, number, arguments);
+  }
+  long result = syscall(number, arguments[0], arguments[1], arguments[2], arguments[3], arguments[4]);
+  int error = errno;
+  vswap_add(&shim->ring->callers, -1u);
+  errno = error;
+  return result;
 }
 
 EXPORTED void *mremap(void *address, size_t old_length, size_t length, int flags, ...) {
@@ -84,17 +95,16 @@ EXPORTED void *mremap(void *address, size_t old_length, size_t length, int flags
   }
   long arguments[5] = {(long)address, (long)old_length, (long)length, flags, (long)destination};
   // A single page cannot lie in two mappings.
-  if (old_length <= SHIM_PAGE || !concerned())
+  if (old_length <= SHIM_PAGE)
     return (void *)syscall(SYS_mremap, arguments[0], arguments[1], arguments[2], arguments[3], arguments[4]);
-  return (void *)call_released(VSWAP_RELEASE_SPANNED, (uintptr_t)address, old_length, SYS_mremap, arguments);
+  return (void *)call(VSWAP_RELEASE_SPANNED, (uintptr_t)address, old_length, SYS_mremap, arguments);
 }
 
 EXPORTED int madvise(void *address, size_t length, int advice) {
   long arguments[5] = {(long)address, (long)length, advice, 0, 0};
   bool silent = advice == MADV_WIPEONFORK || advice == MADV_DONTFORK || advice == MADV_GUARD_INSTALL;
-  if (!silent || length == 0 || !concerned())
-    return (int)syscall(SYS_madvise, arguments[0], arguments[1], arguments[2]);
-  return (int)call_released(VSWAP_RELEASE_RANGE, (uintptr_t)address, length, SYS_madvise, arguments);
+  if (!silent || length == 0) return (int)syscall(SYS_madvise, arguments[0], arguments[1], arguments[2]);
+  return (int)call(VSWAP_RELEASE_RANGE, (uintptr_t)address, length, SYS_madvise, arguments);
 }
 
 struct shim_thread *shim_new_thread_entry(void) {

@@ -24,6 +24,9 @@
 // Initialised, so that it lies in a file-backed page.
 struct shim *shim = (struct shim *)1;
 
+int shim_madvise(void *address, size_t length, int advice) {
+  return (int)syscall(SYS_madvise, address, length, advice);
+}
 void shim_futex_wait(uint32_t *word, uint32_t expected, int milliseconds) { vs_futex_wait(word, expected, milliseconds); }
 void shim_futex_wake(uint32_t *word) { vs_futex_wake(word, INT32_MAX); }
 
@@ -73,9 +76,9 @@ bool shim_map_staging(void) {
   shim->private_start[1] = (uintptr_t)base - SHIM_PAGE;
   shim->private_end[1] = (uintptr_t)base + length + SHIM_PAGE;
   // A huge page in the staging area would have to be split at once.
-  madvise(base, length, MADV_NOHUGEPAGE);
+  shim_madvise(base, length, MADV_NOHUGEPAGE);
   return mprotect(base + SHIM_STAGING, SHIM_PAGE, PROT_NONE) == 0 &&
-         madvise(base - SHIM_PAGE, length + 2 * SHIM_PAGE, MADV_DONTFORK) == 0;
+         shim_madvise(base - SHIM_PAGE, length + 2 * SHIM_PAGE, MADV_DONTFORK) == 0;
 }
 
 static bool parse_size(const char *text, uint64_t *bytes) {

@@ -71,6 +71,8 @@ struct shim {
 extern struct shim *shim;
 static inline bool shim_ready(void) { return shim != (struct shim *)1; }
 
+/// madvise(2) itself: the function of that name is the library's own, for the program.
+int shim_madvise(void *address, size_t length, int advice);
 void shim_futex_wait(uint32_t *word, uint32_t expected, int milliseconds);
 void shim_futex_wake(uint32_t *word);
 void shim_lock(uint32_t *word);

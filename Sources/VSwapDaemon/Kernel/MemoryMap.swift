@@ -9,12 +9,15 @@ struct MappedRegion {
   var writable = false
   /// Private and without a file: what userfaultfd can serve and UFFDIO_MOVE can take. Stacks that grow down are not.
   var anonymous = false
+  /// The main thread's stack, which grows down.
+  var growsDown = false
   /// From smaps only: locked, wiped or dropped at fork, device memory, huge pages, shadow stack, a thread's stack.
   var excluded = false
   /// From smaps only: VmFlags `nh`, which MAP_STACK sets since 6.7.
   var noHugePages = false
 
   var isNoAccess: Bool { !readable && !writable }
+  var pages: UInt64 { end - start }
 }
 
 /// Reads the list of a target's mappings. Not for the fault path: it opens files and the buffer grows.
@@ -83,6 +86,7 @@ struct MemoryMap: ~Copyable {
     var region = MappedRegion(start: start / UInt64(pageSize), end: end / UInt64(pageSize))
     region.readable = line[modes] == UInt8(ascii: "r")
     region.writable = line[modes + 1] == UInt8(ascii: "w")
+    region.growsDown = line.suffix(7).elementsEqual("[stack]".utf8)
     let isPrivate = line[modes + 3] == UInt8(ascii: "p")
     region.anonymous = isPrivate && !hasFile(line, from: modes + 4)
     return region

@@ -4,8 +4,8 @@ import Synchronization
 ///
 /// A trivial handle; any thread may allocate and free (one lock, never on the path of a fault, which finds
 /// its chunk there). A chunk's entries and count belong to the table that has it, under its target's lock.
-/// Chunks are numbered 1 ... maximumChunks; a free chunk is all zero. When both chunks of a page are free, and
-/// more than a few are, the page's RAM goes back to the system.
+/// Chunks are numbered 1 ... maximumChunks; a free chunk is all zero. When both chunks of a page are free,
+/// and more than a few are, the page's RAM goes back to the system.
 struct ChunkArena: @unchecked Sendable {
   /// Entries in a chunk.
   static let entriesPerChunk = 512

@@ -28,8 +28,11 @@ struct CompressedPool: @unchecked Sendable {
   static let rawClass = 128
   /// Longest object that is not raw, in bytes.
   static let longestCompressed = 127 * 32 - 4
-  /// Empty blocks that keep their RAM, for the next one in need.
+  /// Empty blocks that keep their RAM after `trim`, for the next one in need.
   static let retainedBlocks = 8
+  /// Empty blocks that keep their RAM until `trim` is called: discarding one takes a system call of some
+  /// 10 us, which the fault that frees a block's last object should not pay.
+  static let untrimmedBlocks = 64
 
   private static let unitsPerBlock = UInt32(blockSize / unit)
   private static let rawObjectsPerBlock = blockSize / pageSize
@@ -367,23 +370,29 @@ struct CompressedPool: @unchecked Sendable {
     return block
   }
 
-  /// Puts an empty block, which is on no list, on one of the free lists.
+  /// Puts an empty block, which is on no list, on one of the free lists. Its RAM is kept as long as that,
+  /// with what is in use, stays within the limit.
   ///
   /// Readers that are late may still look at it: they see zeros, and then that their slot has moved on.
   private func giveBack(_ block: Block) {
     locks[0].lock()
-    var keepsMemory = freeBlocks.pointee.retained < Self.retainedBlocks
+    let retained = freeBlocks.pointee.retained
+    let resident = header.pointee.blocksInUse.load(ordering: .relaxed) + retained
+    var keepsMemory = retained < Self.untrimmedBlocks && resident * Self.blockSize <= limitBytes
     if !keepsMemory {
       // Not on any list, hence ours: the system call need not hold the lock.
       locks[0].unlock()
-      do {
-        try arena.discard(offset: Int(block) * Self.blockSize, length: Self.blockSize)
-      } catch {
-        keepsMemory = true
-      }
+      keepsMemory = !discard(block)
       locks[0].lock()
     }
-    if keepsMemory {
+    push(block, hasMemory: keepsMemory)
+    header.pointee.blocksInUse.subtract(1, ordering: .relaxed)
+    locks[0].unlock()
+  }
+
+  /// Puts a block on the free list it belongs to. Under the block lock.
+  private func push(_ block: Block, hasMemory: Bool) {
+    if hasMemory {
       record(block).pointee.next = freeBlocks.pointee.retainedHead
       freeBlocks.pointee.retainedHead = block
       freeBlocks.pointee.retained += 1
@@ -391,7 +400,32 @@ struct CompressedPool: @unchecked Sendable {
       record(block).pointee.next = freeBlocks.pointee.discardedHead
       freeBlocks.pointee.discardedHead = block
     }
-    header.pointee.blocksInUse.subtract(1, ordering: .relaxed)
+  }
+
+  /// Gives the RAM of a block back that is on no list. false: the kernel would not, and the RAM stays; a
+  /// block with RAM is as good as one without.
+  private func discard(_ block: Block) -> Bool {
+    do {
+      try arena.discard(offset: Int(block) * Self.blockSize, length: Self.blockSize)
+      return true
+    } catch {
+      return false
+    }
+  }
+
+  /// Gives the RAM of all but a few empty blocks back. For workers: one system call per block.
+  func trim() {
+    locks[0].lock()
+    while freeBlocks.pointee.retained > Self.retainedBlocks {
+      let block = freeBlocks.pointee.retainedHead
+      freeBlocks.pointee.retainedHead = record(block).pointee.next
+      freeBlocks.pointee.retained -= 1
+      locks[0].unlock()
+      let isDiscarded = discard(block)
+      locks[0].lock()
+      push(block, hasMemory: !isDiscarded)
+      if !isDiscarded { break }
+    }
     locks[0].unlock()
   }
 

@@ -5,8 +5,8 @@
 
 /// Places between two steps of a lock-free operation, where another thread may come in.
 ///
-/// On a machine with few processors it hardly ever does, so a stress test would prove little. In debug builds a
-/// test can make threads pause at these points now and then; in release builds there is nothing here.
+/// On a machine with few processors it hardly ever does, so a stress test would prove little. In debug builds
+/// a test can make threads pause at these points now and then; in release builds there is nothing here.
 enum Interleaving {
   #if DEBUG
     /// One in so many passes pauses, mostly for up to 100 us; 0 (the default) is none. For tests.

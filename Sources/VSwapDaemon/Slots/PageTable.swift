@@ -10,8 +10,8 @@
 ///
 /// Going through a sparse address space in order needs the successor of a chunk number. First the next 64
 /// numbers are probed; then the directory is scanned for the smallest greater one; when that happens again
-/// and again, the numbers are sorted once, into the second half of the directory's mapping. That list outlives
-/// deletions (a number that is gone is skipped), but not insertions.
+/// and again, the numbers are sorted once, into the second half of the directory's mapping. That list
+/// outlives deletions (a number that is gone is skipped), but not insertions.
 struct PageTable: @unchecked Sendable {
   /// 8 bytes: a chunk number (page / 512) plus one, 0 for an empty place; and the chunk in the arena.
   private struct Place {

@@ -48,9 +48,9 @@ enum CompressOutcome {
 /// 3. *A load copies first and asks afterwards.* It copies from the frame or object to private memory, then
 ///    looks whether the word is unchanged, version included. If so, nothing was freed before the copy was
 ///    complete; if not, what it copied is thrown away unseen and it starts again. Decompression works on the
-///    private copy, so zstd never sees bytes that change. The fences pair as follows: the backing's next
-///    user got it from a free list after the word had changed, and executes a releasing fence before it writes;
-///    a load that saw any such byte executes an acquiring fence and then reads the word: changed.
+///    private copy, so zstd never sees bytes that change. The fences pair as follows: the backing's next user
+///    got it from a free list after the word had changed, and executes a releasing fence before it writes; a
+///    load that saw any such byte executes an acquiring fence and then reads the word: changed.
 /// 4. *The version* makes "unchanged" mean it. While the loader holds its reference the word goes from
 ///    cached to pool once, and then from pool to pool; 2^17 moves during one copy would be needed.
 /// 5. *Workers know slots by numbers that may be stale* (FIFO entries, back references of objects). They take
@@ -59,9 +59,9 @@ enum CompressOutcome {
 ///    but not yet published has a word that does not name it, so compaction leaves it alone.
 /// 6. A load never waits for a worker: it retries only because a worker made progress.
 ///
-/// Locks (FIFO of the cache, classes of the pool, block list) are only held for a few list operations. None is
-/// held while another one of a different object is taken, except class before block list. Loads take none; the
-/// last release of a pool object takes its class's.
+/// Locks (FIFO of the cache, classes of the pool, block list) are only held for a few list operations. None
+/// is held while another one of a different object is taken, except class before block list. Loads take none;
+/// the last release of a pool object takes its class's.
 ///
 /// A crash at any point leaves nothing but frames, objects and slots that no word, or no page table, names:
 /// content is written before the word that names it, and the word is changed before its content is freed.
@@ -288,8 +288,10 @@ struct SlotLayer: @unchecked Sendable {
   /// Moves at most `maximumMoves` objects from sparse blocks into fuller ones, so that blocks become empty
   /// and go back to the system; returns how many it moved (0: nothing to gain).
   ///
-  /// Each call goes on with the class where the last one stopped.
+  /// Each call goes on with the class where the last one stopped. It also gives the RAM of empty blocks back
+  /// that frees have left, so that faults need not make that system call.
   func compact(maximumMoves: Int) -> Int {
+    pool.trim()
     var moves = 0
     let start = counters.pointee.compactionCursor.load(ordering: .relaxed)
     for step in 0..<CompressedPool.classCount {
@@ -339,7 +341,7 @@ struct SlotLayer: @unchecked Sendable {
     Interleaving.point()
     let length = word.poolLength
     guard let target = pool.allocateForMove(length: length, slot: slot) else { return .noRoom }
-    SharedBytes.move(from: pool.bytes(offset), to: pool.bytes(target), count: length)
+    SharedBytes.copyIn(from: pool.bytes(offset), to: pool.bytes(target), count: length)
     Interleaving.point()
     guard table.replace(slot, word, with: .pool(offset: target, length: length, after: word)) else {
       // Only a load that found the object broken changes the word under us, and lost pages have none.

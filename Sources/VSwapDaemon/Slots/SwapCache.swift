@@ -32,7 +32,8 @@ struct SwapCache: @unchecked Sendable {
     let inUse: Atomic<Int>
   }
 
-  /// In the same page, a cache line further; under `fifo`. Positions of the oldest entry, and after the newest.
+  /// In the same page, a cache line further; under `fifo`. Positions of the oldest entry, and after the
+  /// newest.
   private struct Ends {
     var head: UInt64
     var tail: UInt64

@@ -242,6 +242,16 @@ struct AgentLink {
 
   // MARK: - What the agent may know
 
+  /// Before a registration. The shim lets calls pass without asking while nothing is registered; each side says first what it is
+  /// about to do and looks then at what the other one said (Dekker), so not both can go on. false: a call is under way.
+  func announceRegistration() -> Bool {
+    guard vswap_load(vswap_registered(ring)!) == 0 else { return true }
+    _ = vswap_exchange(vswap_registered(ring)!, 1)
+    if vswap_add(vswap_callers(ring)!, 0) == 0 { return true }
+    vswap_store(vswap_registered(ring)!, 0)
+    return false
+  }
+
   /// Whether the shim has to ask before mremap; and whether the target can live on without this daemon.
   func publish(registered: Int, held: Int) {
     vswap_store(vswap_registered(ring)!, UInt32(clamping: registered))

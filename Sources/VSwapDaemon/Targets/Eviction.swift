@@ -87,11 +87,14 @@ extension TargetState {
         if builder.pages > 0 || link!.isOutstanding || !wrap(&map) { break }
         continue
       }
-      guard register(window.mapping.start, window.mapping.end, layer: layer) else {
-        skipMapping(window.mapping)
+      guard register(mappingOf: window.start, &map, layer: layer), let known = registered.range(containing: window.start)
+      else {
+        sweep.hand = window.mapping.end
         continue
       }
-      scan(from: window.start, below: window.end, &builder)
+      // Only from what is known to be registered: a mapping that grew in place is registered in the kernel beyond that, and its new
+      // part has to be entered first, or a later registration would take its slots for leftovers.
+      scan(from: window.start, below: min(window.end, known.end), &builder)
     }
     return (builder.count, builder.pages)
   }
@@ -110,10 +113,6 @@ extension TargetState {
       let mapping = evictable.range(containing: part.start)
     else { return nil }
     return (part.start, min(part.end, (part.start | 511) + 1), mapping)
-  }
-
-  private mutating func skipMapping(_ mapping: (start: UInt64, end: UInt64)) {
-    sweep.hand = mapping.end
   }
 
   /// Starts a new round. false: the last two moved nothing, so there is nothing to evict for now.

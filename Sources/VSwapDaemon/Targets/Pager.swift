@@ -244,8 +244,7 @@ final class Pager: @unchecked Sendable {
     let high = request.end / UInt64(pageSize)
     grantedRange = low..<max(low, high)
     member.pointee.requestGranted = true
-    let spanned = request.kind == UInt32(VSWAP_RELEASE_SPANNED.rawValue)
-    if spanned, let known = member.pointee.registered.range(containing: low), known.end >= high {
+    if request.kind == UInt32(VSWAP_RELEASE_SPANNED.rawValue) && isOneMapping(low, high) {
       member.pointee.link!.grantRequest()
       return
     }
@@ -259,6 +258,12 @@ final class Pager: @unchecked Sendable {
     }
     guard hasTarget else { return }
     member.pointee.link?.grantRequest()
+  }
+
+  /// Whether the range lies in a single mapping, as far as the kernel is concerned: ours were whole once, but mprotect and its like split them.
+  private func isOneMapping(_ low: UInt64, _ high: UInt64) -> Bool {
+    guard let regions = try? map.regions(withFlags: false) else { return false }
+    return regions.contains { $0.start <= low && high <= $0.end }
   }
 
   private func unregister(_ range: (start: UInt64, end: UInt64), _ member: Member) {

@@ -17,11 +17,21 @@ extension TargetState {
 
   /// Back-pressure: registers all that can grow, reservations without access included, so that first touches come to the daemon.
   mutating func registerGrowth(_ map: inout MemoryMap, layer: SlotLayer) throws(KernelError) {
-    for region in try map.regions(withFlags: false) where region.anonymous {
-      guard region.writable || (region.isNoAccess && region.end - region.start >= Self.reservation) else { continue }
-      if isPrivate(region.start, region.end) || isRegistered(region.start, region.end) { continue }
-      _ = register(region.start, region.end, layer: layer)
+    let regions = try map.regions(withFlags: false)
+    for index in regions.indices {
+      let region = regions[index]
+      guard region.anonymous, region.writable || (region.isNoAccess && region.pages >= Self.reservation) else { continue }
+      if !isRegistered(region.start, region.end) { _ = register(regions, index, layer: layer) }
     }
+  }
+
+  /// Registers the mapping that holds `page`, if it is not. Returns whether it is now.
+  mutating func register(mappingOf page: UInt64, _ map: inout MemoryMap, layer: SlotLayer) -> Bool {
+    if registered.contains(page) { return true }
+    guard let regions = try? map.regions(withFlags: false),
+      let index = regions.firstIndex(where: { $0.start <= page && page < $0.end })
+    else { return false }
+    return register(regions, index, layer: layer)
   }
 
   /// Pages of a mapping without access from which on it is a reservation of memory rather than a guard.
@@ -32,23 +42,42 @@ extension TargetState {
     return known.end >= end
   }
 
-  /// Registers a whole mapping: a part would split it, and a split mapping fails the target's own mremap. Returns whether it is registered now.
-  /// Not while the address space changes: what smaps showed may be something else by now.
-  mutating func register(_ start: UInt64, _ end: UInt64, layer: SlotLayer) -> Bool {
-    if isRegistered(start, end) { return true }
-    if requestGranted { return false }
+  /// Registers a whole mapping: a part would split it, and a split mapping fails the target's own mremap, or leaves it half done.
+  ///
+  /// mremap grows a mapping in place without any event, at any moment, into the hole behind it. So what is registered reaches up to the
+  /// next mapping: the kernel takes whatever is in the range at that instant. Not while the address space changes in ways that are
+  /// told: what the list shows may be something else by now.
+  private mutating func register(_ regions: [MappedRegion], _ index: Int, layer: SlotLayer) -> Bool {
+    let region = regions[index]
+    guard region.anonymous, !isPrivate(region.start, region.end), !requestGranted else { return false }
+    let ceiling = Self.ceiling(regions, index)
+    if let link, !link.announceRegistration() { return false }
     guard case .unmapped = uffd.probe(at: probeAddress) else { return false }
-    forgetUnregistered(start, end, layer: layer)
+    forgetUnregistered(region.start, region.end, layer: layer)
     do {
-      try uffd.register(start * UInt64(pageSize), (end - start) * UInt64(pageSize))
+      let length = (ceiling - region.start) * UInt64(pageSize)
+      try uffd.register(region.start * UInt64(pageSize), length)
     } catch {
-      // Somebody else's userfaultfd, or no plain memory any more.
+      // Somebody else's userfaultfd, or the hole is taken by what is no plain memory: the next look shows it.
+      publishToAgent()
       return false
     }
-    registered.insert(from: start, below: end)
+    registered.insert(from: region.start, below: region.end)
     publishToAgent()
     return true
   }
+
+  /// The start of the next mapping, below which this one can grow; half way to it if that is the stack, which grows towards us.
+  private static func ceiling(_ regions: [MappedRegion], _ index: Int) -> UInt64 {
+    let end = regions[index].end
+    guard index + 1 < regions.count else { return end }
+    let next = regions[index + 1]
+    if next.growsDown { return end + (next.start - end) / 2 }
+    return max(end, min(next.start, highestPage))
+  }
+
+  /// End of the user's half of a 47-bit address space.
+  private static let highestPage: UInt64 = (1 << 47) / UInt64(pageSize) - 1
 
   /// Slots in a range that was not registered are leftovers of a mapping that went without an event (a child's MADV_DONTFORK
   /// range). What is mapped there now never had anything evicted.

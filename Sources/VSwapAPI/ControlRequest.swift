@@ -1,0 +1,121 @@
+/// Bodies of the POST requests of the control API. Keys that are not listed are refused: a misspelt "bytes"
+/// must not page out everything.
+
+/// POST /v1/evict.
+public struct EvictRequest: Codable, Sendable {
+  /// Whom: a process id or a group.
+  public var target: TargetName
+  /// How much, in bytes, at least 1; nil for all that can be evicted.
+  public var bytes: Int?
+
+  enum CodingKeys: String, CodingKey, CaseIterable {
+    case target, bytes
+  }
+
+  public init(target: TargetName, bytes: Int?) {
+    self.target = target
+    self.bytes = bytes
+  }
+
+  public init(from decoder: any Decoder) throws {
+    let fields = try decoder.strictContainer(keyedBy: CodingKeys.self)
+    target = try fields.decode(TargetName.self, forKey: .target)
+    bytes = try fields.wholeNumberIfPresent(forKey: .bytes)
+    if let bytes, bytes < 1 {
+      throw fields.invalid(.bytes, "must be 1 or more; leave it out to evict all that is evictable")
+    }
+  }
+}
+
+/// POST /v1/restore.
+public struct RestoreRequest: Codable, Sendable {
+  /// Whom: a process id or a group.
+  public var target: TargetName
+
+  enum CodingKeys: String, CodingKey, CaseIterable {
+    case target
+  }
+
+  public init(target: TargetName) {
+    self.target = target
+  }
+
+  public init(from decoder: any Decoder) throws {
+    target = try decoder.strictContainer(keyedBy: CodingKeys.self).decode(TargetName.self, forKey: .target)
+  }
+}
+
+/// POST /v1/limit.
+public struct LimitRequest: Codable, Sendable {
+  public var group: String
+  /// Bytes, at least ``ByteSize/minimumLimit``; nil (`null`, which has to be written) for no limit.
+  public var limitBytes: Int?
+
+  enum CodingKeys: String, CodingKey, CaseIterable {
+    case group
+    case limitBytes = "limit_bytes"
+  }
+
+  public init(group: String, limitBytes: Int?) {
+    self.group = group
+    self.limitBytes = limitBytes
+  }
+
+  public init(from decoder: any Decoder) throws {
+    let fields = try decoder.strictContainer(keyedBy: CodingKeys.self)
+    group = try fields.decode(String.self, forKey: .group)
+    let isNone = try fields.decodeNil(forKey: .limitBytes)
+    limitBytes = isNone ? nil : try fields.wholeNumber(forKey: .limitBytes)
+    if let limitBytes, limitBytes < ByteSize.minimumLimit {
+      throw fields.invalid(.limitBytes, "must be at least \(ByteSize.minimumLimit), or null for no limit")
+    }
+  }
+
+  public func encode(to encoder: any Encoder) throws {
+    var fields = encoder.container(keyedBy: CodingKeys.self)
+    try fields.encode(group, forKey: .group)
+    try fields.encode(limitBytes, forKey: .limitBytes)  // nil is written as null
+  }
+}
+
+/// POST /v1/detach.
+public struct DetachRequest: Codable, Sendable {
+  public var pid: Int32
+
+  enum CodingKeys: String, CodingKey, CaseIterable {
+    case pid
+  }
+
+  public init(pid: Int32) {
+    self.pid = pid
+  }
+
+  public init(from decoder: any Decoder) throws {
+    let fields = try decoder.strictContainer(keyedBy: CodingKeys.self)
+    pid = try fields.wholeNumber(forKey: .pid)
+    if pid < 1 { throw fields.invalid(.pid, "must be a process id") }
+  }
+}
+
+/// A process id or the name of a group. In JSON a string, or for a process id a number as well.
+public struct TargetName: Codable, Sendable, Equatable {
+  public let text: String
+
+  public init(_ text: String) {
+    self.text = text
+  }
+
+  public init(from decoder: any Decoder) throws {
+    let value = try decoder.singleValueContainer()
+    if let pid = try? value.decode(Int32.self) {
+      text = String(pid)
+    } else {
+      text = try value.decode(String.self)
+    }
+  }
+
+  public func encode(to encoder: any Encoder) throws {
+    var value = encoder.singleValueContainer()
+    try value.encode(text)
+  }
+}

@@ -1,0 +1,118 @@
+/// Processes that share one limit.
+public struct GroupStatus: Codable, Sendable, Equatable {
+  public enum State: String, Codable, Sendable {
+    case ok
+    /// Over its limit, being reclaimed.
+    case overLimit = "over_limit"
+    /// Over its limit because the pool has no room.
+    case poolFull = "pool_full"
+    /// Over its limit because what is resident cannot be evicted (pinned, shared, locked).
+    case unevictable
+  }
+
+  public var id: String
+  /// Bytes; 0 for none.
+  public var limitBytes: Int
+  /// Resident anonymous memory of all targets.
+  public var residentBytes: Int
+  public var swappedPages: Int
+  public var state: State
+  public var targets: [TargetStatus]
+  public var totals: GroupTotals
+
+  enum CodingKeys: String, CodingKey {
+    case id
+    case limitBytes = "limit_bytes"
+    case residentBytes = "resident_bytes"
+    case swappedPages = "swapped_pages"
+    case state, targets, totals
+  }
+
+  public init(
+    id: String, limitBytes: Int, residentBytes: Int, swappedPages: Int, state: State,
+    targets: [TargetStatus], totals: GroupTotals
+  ) {
+    self.id = id
+    self.limitBytes = limitBytes
+    self.residentBytes = residentBytes
+    self.swappedPages = swappedPages
+    self.state = state
+    self.targets = targets
+    self.totals = totals
+  }
+}
+
+/// One process. The counters are pages since it joined.
+public struct TargetStatus: Codable, Sendable, Equatable {
+  public var pid: Int32
+  public var name: String
+  public var residentBytes: Int
+  public var swappedPages: Int
+  /// Pages taken out.
+  public var evictions: Int
+  /// Pages brought back, from wherever they were.
+  public var faults: Int
+  /// Of those, the ones that were still in the swap cache.
+  public var refaults: Int
+  /// Pages that had no content and were made as zeros.
+  public var zeroFills: Int
+  /// A word for people: what is being done with it now.
+  public var state: String
+
+  enum CodingKeys: String, CodingKey {
+    case pid, name
+    case residentBytes = "resident_bytes"
+    case swappedPages = "swapped_pages"
+    case evictions, faults, refaults
+    case zeroFills = "zero_fills"
+    case state
+  }
+
+  public init(
+    pid: Int32, name: String, residentBytes: Int, swappedPages: Int, evictions: Int, faults: Int,
+    refaults: Int, zeroFills: Int, state: String
+  ) {
+    self.pid = pid
+    self.name = name
+    self.residentBytes = residentBytes
+    self.swappedPages = swappedPages
+    self.evictions = evictions
+    self.faults = faults
+    self.refaults = refaults
+    self.zeroFills = zeroFills
+    self.state = state
+  }
+}
+
+/// What a group has done since its first target came, those that have gone included. They only grow.
+public struct GroupTotals: Codable, Sendable, Equatable {
+  public var evictions: Int
+  public var faults: Int
+  public var refaults: Int
+  public var zeroFills: Int
+  public var peakResidentBytes: Int
+  public var peakSwappedPages: Int
+  /// Targets that ever were in the group.
+  public var targets: Int
+
+  enum CodingKeys: String, CodingKey {
+    case evictions, faults, refaults
+    case zeroFills = "zero_fills"
+    case peakResidentBytes = "peak_resident_bytes"
+    case peakSwappedPages = "peak_swapped_pages"
+    case targets
+  }
+
+  public init(
+    evictions: Int, faults: Int, refaults: Int, zeroFills: Int, peakResidentBytes: Int,
+    peakSwappedPages: Int, targets: Int
+  ) {
+    self.evictions = evictions
+    self.faults = faults
+    self.refaults = refaults
+    self.zeroFills = zeroFills
+    self.peakResidentBytes = peakResidentBytes
+    self.peakSwappedPages = peakSwappedPages
+    self.targets = targets
+  }
+}

@@ -1,0 +1,140 @@
+import NIOCore
+import NIOHTTP1
+import NIOPosix
+import VSwapAPI
+
+/// Serves one connection: collects a request, has it answered on a worker thread, writes the response. The
+/// pipelining handler in front of it delivers the next request only after that. Runs on the event loop.
+final class ControlHandler: ChannelInboundHandler {
+  typealias InboundIn = HTTPServerRequestPart
+  typealias OutboundOut = HTTPServerResponsePart
+
+  /// Bytes of a request's line and headers together, and of its body.
+  static let longestHead = 64 << 10
+  static let longestBody = 64 << 10
+  /// How long a connection that was refused may go on sending before it is closed.
+  private static let lingering = TimeAmount.seconds(1)
+
+  private enum State {
+    case idle
+    case receiving(HTTPRequestHead, ByteBuffer)
+    /// A worker thread is at it.
+    case answering
+    /// The last response has been written; what still comes in is dropped.
+    case closing
+  }
+
+  private let router: ControlRouter
+  private let workers: NIOThreadPool
+  private var state = State.idle
+
+  init(router: ControlRouter, workers: NIOThreadPool) {
+    self.router = router
+    self.workers = workers
+  }
+
+  func channelRead(context: ChannelHandlerContext, data: NIOAny) {
+    switch (state, unwrapInboundIn(data)) {
+    case (.idle, .head(let head)): begin(context, head)
+    case (.receiving(let head, let body), .body(let part)): append(context, head, body, part)
+    case (.receiving(let head, let body), .end): answer(context, head, body)
+    case (.closing, _), (.idle, _), (.receiving, .head), (.answering, _): break
+    }
+  }
+
+  /// What the parser cannot make sense of comes here.
+  func errorCaught(context: ChannelHandlerContext, error: any Error) {
+    guard let parserError = error as? HTTPParserError else { return context.close(promise: nil) }
+    if parserError == .headerOverflow { return refuse(context, Self.headTooLarge) }
+    refuse(context, ControlError(.badRequest, "this is not HTTP/1.1"))
+  }
+
+  /// A connection that nobody uses, or that stopped in the middle of a request.
+  func userInboundEventTriggered(context: ChannelHandlerContext, event: Any) {
+    guard event is IdleStateHandler.IdleStateEvent else {
+      return context.fireUserInboundEventTriggered(event)
+    }
+    if case .answering = state { return }
+    context.close(promise: nil)
+  }
+
+  private static let headTooLarge = ControlError(
+    .tooLarge, "the request's head has more than \(longestHead) bytes")
+
+  private func begin(_ context: ChannelHandlerContext, _ head: HTTPRequestHead) {
+    let size = head.headers.reduce(head.uri.utf8.count) { $0 + $1.name.utf8.count + $1.value.utf8.count + 4 }
+    guard size <= Self.longestHead else { return refuse(context, Self.headTooLarge) }
+    let announced = head.headers.first(name: "content-length").flatMap { Int($0) } ?? 0
+    guard announced <= Self.longestBody else { return refuseBody(context) }
+    if head.headers[canonicalForm: "expect"].contains(where: { $0.lowercased() == "100-continue" }) {
+      context.writeAndFlush(
+        wrapOutboundOut(.head(HTTPResponseHead(version: .http1_1, status: .continue))), promise: nil)
+    }
+    state = .receiving(head, ByteBuffer())
+  }
+
+  private func append(
+    _ context: ChannelHandlerContext, _ head: HTTPRequestHead, _ body: ByteBuffer, _ part: ByteBuffer
+  ) {
+    guard body.readableBytes + part.readableBytes <= Self.longestBody else { return refuseBody(context) }
+    state = .idle  // gives up its reference to the buffer, which would be copied otherwise
+    var body = body
+    body.writeImmutableBuffer(part)
+    state = .receiving(head, body)
+  }
+
+  private func answer(_ context: ChannelHandlerContext, _ head: HTTPRequestHead, _ body: ByteBuffer) {
+    state = .answering
+    let request = ControlRequest(method: head.method, uri: head.uri, body: body)
+    let keepAlive = head.isKeepAlive
+    let bound = NIOLoopBound((handler: self, context: context), eventLoop: context.eventLoop)
+    workers.runIfActive(eventLoop: context.eventLoop) { [router] in
+      router.respond(to: request)
+    }.whenComplete { result in
+      let unavailable = ControlRouter.response(for: ControlError(.unavailable, "the daemon is leaving"))
+      let (handler, context) = bound.value
+      guard context.channel.isActive else { return }
+      handler.write(
+        context, (try? result.get()) ?? unavailable, keepAlive: keepAlive, hasBody: request.method != .HEAD)
+    }
+  }
+
+  private func refuseBody(_ context: ChannelHandlerContext) {
+    refuse(context, ControlError(.tooLarge, "the request's body has more than \(Self.longestBody) bytes"))
+  }
+
+  /// Answers before the request is complete. The connection cannot be used after that.
+  private func refuse(_ context: ChannelHandlerContext, _ error: ControlError) {
+    switch state {
+    case .idle, .receiving:
+      write(context, ControlRouter.response(for: error), keepAlive: false, hasBody: true)
+    case .answering: context.close(promise: nil)
+    case .closing: break
+    }
+  }
+
+  private func write(
+    _ context: ChannelHandlerContext, _ response: ControlResponse, keepAlive: Bool, hasBody: Bool
+  ) {
+    var headers = HTTPHeaders([
+      ("Content-Type", response.contentType),
+      ("Content-Length", String(response.body.readableBytes)),
+    ])
+    if let allow = response.allow { headers.add(name: "Allow", value: allow) }
+    if !keepAlive { headers.add(name: "Connection", value: "close") }
+    let head = HTTPResponseHead(version: .http1_1, status: response.status, headers: headers)
+    state = keepAlive ? .idle : .closing
+    context.write(wrapOutboundOut(.head(head)), promise: nil)
+    if hasBody { context.write(wrapOutboundOut(.body(.byteBuffer(response.body))), promise: nil) }
+    context.writeAndFlush(wrapOutboundOut(.end(nil)), promise: nil)
+    if !keepAlive { closeGently(context) }
+  }
+
+  /// Ends the sending side and gives the peer a moment to read: closing while it still sends would cost it
+  /// the response.
+  private func closeGently(_ context: ChannelHandlerContext) {
+    context.close(mode: .output, promise: nil)
+    let channel = context.channel
+    context.eventLoop.scheduleTask(in: Self.lingering) { channel.close(promise: nil) }
+  }
+}

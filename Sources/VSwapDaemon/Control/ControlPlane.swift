@@ -1,0 +1,32 @@
+import VSwapAPI
+
+/// Whom a command is for.
+enum TargetSelector: Equatable, Sendable {
+  case pid(Int32)
+  case group(String)
+
+  /// Digits alone are a process id, anything else names a group. Nil for an empty text and for a number that
+  /// no process can have.
+  init?(_ text: String) {
+    if text.utf8.allSatisfy({ (UInt8(ascii: "0")...UInt8(ascii: "9")).contains($0) }) {
+      guard let pid = Int32(text), pid > 0 else { return nil }
+      self = .pid(pid)
+    } else {
+      self = .group(text)
+    }
+  }
+}
+
+/// What the control API can ask of the daemon. All calls may block, for seconds; they come from several
+/// threads at once.
+protocol ControlPlane: AnyObject, Sendable {
+  func status() -> DaemonStatus
+  /// Pages out up to `bytes` bytes, nil for all that can be evicted.
+  func evict(_ selector: TargetSelector, bytes: Int?) throws(ControlError) -> EvictReply
+  /// Brings everything back.
+  func restore(_ selector: TargetSelector) throws(ControlError) -> RestoreReply
+  /// `limitBytes` nil: no limit.
+  func setLimit(group: String, limitBytes: Int?) throws(ControlError)
+  /// Brings everything back, then lets the process go.
+  func detach(pid: Int32) throws(ControlError) -> RestoreReply
+}

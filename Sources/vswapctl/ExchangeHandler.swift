@@ -1,0 +1,61 @@
+import NIOCore
+import NIOHTTP1
+
+/// Sends one request and collects the response to it. On the event loop.
+final class ExchangeHandler: ChannelInboundHandler {
+  typealias InboundIn = HTTPClientResponsePart
+  typealias OutboundOut = HTTPClientRequestPart
+  typealias Reply = (status: HTTPResponseStatus, body: ByteBuffer)
+
+  private let method: HTTPMethod
+  private let path: String
+  private let requestBody: ByteBuffer?
+  private let promise: EventLoopPromise<Reply>
+  private var reply = Reply(.ok, ByteBuffer())
+
+  init(_ method: HTTPMethod, _ path: String, _ body: ByteBuffer?, _ promise: EventLoopPromise<Reply>) {
+    self.method = method
+    self.path = path
+    self.requestBody = body
+    self.promise = promise
+  }
+
+  func channelActive(context: ChannelHandlerContext) {
+    var headers = HTTPHeaders([("Host", "localhost"), ("Connection", "close")])
+    if let requestBody {
+      headers.add(name: "Content-Type", value: "application/json")
+      headers.add(name: "Content-Length", value: String(requestBody.readableBytes))
+    }
+    let head = HTTPRequestHead(version: .http1_1, method: method, uri: path, headers: headers)
+    context.write(wrapOutboundOut(.head(head)), promise: nil)
+    if let requestBody { context.write(wrapOutboundOut(.body(.byteBuffer(requestBody))), promise: nil) }
+    context.writeAndFlush(wrapOutboundOut(.end(nil)), promise: nil)
+  }
+
+  func channelRead(context: ChannelHandlerContext, data: NIOAny) {
+    switch unwrapInboundIn(data) {
+    case .head(let head):
+      reply.status = head.status
+    case .body(let part):
+      guard reply.body.readableBytes + part.readableBytes <= ControlClient.longestReply else {
+        return end(context, .failure(.garbled("it says too much")))
+      }
+      reply.body.writeImmutableBuffer(part)
+    case .end:
+      end(context, .success(reply))
+    }
+  }
+
+  func errorCaught(context: ChannelHandlerContext, error: any Error) {
+    end(context, .failure(.garbled(error is HTTPParserError ? "it is not HTTP" : "\(error)")))
+  }
+
+  func channelInactive(context: ChannelHandlerContext) {
+    promise.fail(ControlClient.Failure.garbled("it closed the connection"))
+  }
+
+  private func end(_ context: ChannelHandlerContext, _ result: Result<Reply, ControlClient.Failure>) {
+    promise.completeWith(result.mapError { $0 })
+    context.close(promise: nil)
+  }
+}

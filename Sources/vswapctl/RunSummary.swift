@@ -1,0 +1,60 @@
+import Glibc
+import VSwapAPI
+
+/// What `run --stats` says at the end.
+struct RunSummary {
+  let client: ControlClient
+  let group: String
+  /// The pool before the command started: what it stored until then was for others.
+  let poolBefore: PoolStatus
+
+  /// How long the daemon may take to notice the end of the command, in steps of `interval`.
+  private static let attempts = 100
+  private static let intervalMicroseconds: UInt32 = 10_000
+  private static let pageSize = 4096
+
+  /// One line. Waits up to a second for the daemon to notice the end of `process`.
+  func line(afterEndOf process: pid_t) -> String {
+    do {
+      for _ in 0..<Self.attempts {
+        let status = try client.status()
+        if let ended = figures(in: status, without: process) {
+          return "vswap: \(group): \(sentence(ended, status.pool))"
+        }
+        usleep(Self.intervalMicroseconds)
+      }
+      return "vswap: \(group): the daemon has no figures of it; it never attached"
+    } catch {
+      return "vswap: \(group): no figures: \(client.explain(error).message)"
+    }
+  }
+
+  /// The group, once the daemon knows that `process` has gone from it. Descendants may live on.
+  private func figures(in status: DaemonStatus, without process: pid_t) -> GroupStatus? {
+    status.endedGroups.last { $0.id == group }
+      ?? status.groups.first { $0.id == group && !$0.targets.contains { $0.pid == process } }
+  }
+
+  private func sentence(_ group: GroupStatus, _ pool: PoolStatus) -> String {
+    let totals = group.totals
+    let limit = group.limitBytes == 0 ? "no limit" : "limit \(ByteSize.format(group.limitBytes))"
+    var parts = ["peak resident \(ByteSize.format(totals.peakResidentBytes)) (\(limit))"]
+    if totals.evictions == 0 {
+      parts.append("nothing was evicted")
+    } else {
+      parts.append("\(pageCount(totals.evictions)) evicted")
+      parts.append("\(totals.faults) faulted in (\(totals.refaults) from the cache)")
+    }
+    if totals.zeroFills > 0 { parts.append("\(totals.zeroFills) zero-filled") }
+    if totals.peakSwappedPages > 0 {
+      parts.append("at most \(ByteSize.format(totals.peakSwappedPages * Self.pageSize)) swapped")
+    }
+    let original = pool.storedOriginalBytes - poolBefore.storedOriginalBytes
+    let compressed = pool.storedCompressedBytes - poolBefore.storedCompressedBytes
+    if let ratio = StatusReport.ratio(original, compressed) {
+      parts.append("pool \(ByteSize.format(original)) -> \(ByteSize.format(compressed)) (\(ratio))")
+    }
+    if !group.targets.isEmpty { parts.append("\(group.targets.count) processes still running") }
+    return parts.joined(separator: ", ")
+  }
+}

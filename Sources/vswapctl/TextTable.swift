@@ -1,0 +1,44 @@
+/// Rows of text in columns of equal width, two spaces apart.
+struct TextTable {
+  enum Alignment {
+    case left, right
+  }
+
+  private let alignments: [Alignment]
+  private var rows: [[String]]
+
+  init(_ columns: [(title: String, alignment: Alignment)]) {
+    alignments = columns.map(\.alignment)
+    rows = [columns.map(\.title)]
+  }
+
+  /// Adds a row; it has as many cells as there are columns.
+  mutating func add(_ cells: [String]) {
+    precondition(cells.count == alignments.count)
+    rows.append(cells.map(Self.printable))
+  }
+
+  /// The lines, titles first, each with a newline.
+  func render() -> String {
+    let widths = alignments.indices.map { column in rows.map { $0[column].count }.max() ?? 0 }
+    return rows.map { row in
+      let cells = alignments.indices.map { column in
+        let padding = String(repeating: " ", count: widths[column] - row[column].count)
+        return alignments[column] == .left ? row[column] + padding : padding + row[column]
+      }
+      return String(cells.joined(separator: "  ").reversed().drop { $0 == " " }.reversed()) + "\n"
+    }.joined()
+  }
+
+  /// Names come from the processes themselves; control characters would reach the terminal.
+  private static func printable(_ text: String) -> String {
+    String(
+      String.UnicodeScalarView(
+        text.unicodeScalars.map { scalar in
+          switch scalar.properties.generalCategory {
+          case .control, .format, .lineSeparator, .paragraphSeparator, .surrogate, .privateUse: "?"
+          default: scalar
+          }
+        }))
+  }
+}

@@ -1,0 +1,3 @@
+import Glibc
+
+exit(ControlCommand.invoke(Array(CommandLine.arguments.dropFirst())))

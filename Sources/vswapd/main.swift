@@ -1,0 +1,3 @@
+import Glibc
+
+exit(DaemonCommand.invoke(Array(CommandLine.arguments.dropFirst())))
