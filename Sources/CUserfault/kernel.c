@@ -183,6 +183,21 @@ int vs_cpu_of_thread(pid_t thread) {
   return field ? atoi(field + 1) : -EINVAL;
 }
 
+uint64_t vs_growth_of_mremap(pid_t thread) {
+  char path[64], text[256];
+  snprintf(path, sizeof(path), "/proc/%d/syscall", thread);
+  int fd = open(path, O_RDONLY | O_CLOEXEC);
+  if (fd < 0) return 0;
+  ssize_t length = read(fd, text, sizeof(text) - 1);
+  close(fd);
+  if (length <= 0) return 0;
+  text[length] = 0;
+  long number;
+  unsigned long long address, before, after;
+  if (sscanf(text, "%ld %llx %llx %llx", &number, &address, &before, &after) != 4) return 0;
+  return number == SYS_mremap && after > before ? after - before : 0;
+}
+
 int vs_set_cpu(int cpu) {
   cpu_set_t set;
   CPU_ZERO(&set);

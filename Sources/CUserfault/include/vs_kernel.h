@@ -40,6 +40,9 @@ int64_t vs_receive(int fd, void *data, size_t length, int *descriptor);
 
 /// Last CPU of a thread from /proc/PID/task/TID/stat, or -errno.
 int vs_cpu_of_thread(pid_t thread);
+/// Bytes by which a thread that is inside mremap(2) right now lets a mapping grow; 0 if it is not, or not growing. A thread that waits
+/// for a page shows its system call in /proc/TID/syscall.
+uint64_t vs_growth_of_mremap(pid_t thread);
 /// Pins the calling thread.
 int vs_set_cpu(int cpu);
 /// Resident anonymous pages of a process (statm: resident - shared), or -errno. `statm` is an open descriptor.

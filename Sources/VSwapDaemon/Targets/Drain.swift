@@ -99,6 +99,23 @@ extension TargetState {
     }
   }
 
+  /// Ends a dead end in the kernel: mremap lets a locked mapping grow, and touches the new pages (mm_populate) before it sends its event.
+  /// Until that event is read nothing can be filled, and the event does not come until the pages are. The new pages hold nothing, so they can do
+  /// without us: unregistered, the kernel fills them itself. They are registered again like any other growth.
+  mutating func endRefusal() {
+    let now = vs_monotonic_ns()
+    if refusedSince == 0 { refusedSince = now }
+    guard now - refusedSince > 5_000_000 else { return }
+    for index in 0..<waitingCount {
+      let growth = vs_growth_of_mremap(waiting[index].thread)
+      guard growth > 0 else { continue }
+      uffd.unregister(waiting[index].address, growth)
+      let page = waiting[index].address / UInt64(pageSize)
+      registered.remove(from: page, below: page + growth / UInt64(pageSize))
+      refusedSince = now
+    }
+  }
+
   /// Serves threads that waited for room. Those for whom there still is none wait on.
   mutating func serveWaiting(_ buffers: FaultBuffers) -> DrainOutcome {
     guard waitingCount > 0 else { return .drained }

@@ -175,7 +175,8 @@ final class Pager: @unchecked Sendable {
     var outcome = member.pointee.drain(buffers)
     if case .drained = outcome, member.pointee.waitingCount > 0 { outcome = member.pointee.serveWaiting(buffers) }
     switch outcome {
-    case .drained, .again: break
+    case .drained: member.pointee.refusedSince = 0
+    case .again: member.pointee.endRefusal()
     case .gone:
       end(index, violation: nil)
       return

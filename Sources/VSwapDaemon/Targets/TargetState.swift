@@ -38,6 +38,8 @@ struct TargetState {
   /// Faults of threads that may not grow the group now.
   let waiting: UnsafeMutablePointer<Fault>
   var waitingCount = 0
+  /// Monotonic nanoseconds since which the kernel refuses to fill pages though no event is left to read; 0: it does not.
+  var refusedSince: UInt64 = 0
   /// A thread was granted a range: nothing is registered or evicted until it is done.
   var requestGranted = false
   /// Slots could not be shared at the fork: everything inherited is lost.

@@ -1,0 +1,139 @@
+// Measures what one touch of a page costs. Allocates memory of mixed content, says "ready PID" on standard output,
+// waits for a line on standard input (meanwhile somebody evicts the memory), then touches each page once and prints
+// the latencies as JSON. Content is verified after each touch. With --cycles N all of it happens N times.
+#include "common.h"
+
+#include <fcntl.h>
+#include <sys/mman.h>
+
+static const char *const words[] = {"the ",    "virtual ", "swap ",   "slot ",    "of ",     "a ",      "page ",   "is ",
+                                    "backed ", "by ",      "memory ", "or ",      "an ",     "area ",   "and ",    "faults ",
+                                    "target ", "limit ",   "kernel ", "process ", "region ", "resident ", "group ", "evicted "};
+
+typedef enum { TEXT, POINTERS, RANDOM, MIXED } Content;
+
+static void fill_page(uint8_t *page, uint64_t seed, uint64_t index, Content content) {
+  Rng rng = {mix64(seed + index * 0x9e37)};
+  if (content == MIXED) content = (Content)(index * 10 / 4 % 3 == 2 && index % 2 ? RANDOM : index % 2 ? TEXT : POINTERS);
+  switch (content) {
+  case TEXT: {
+    size_t used = 0;
+    while (used < PAGE_BYTES) {
+      const char *word = words[rng_below(&rng, sizeof words / sizeof *words)];
+      for (; *word && used < PAGE_BYTES; word++) page[used++] = (uint8_t)*word;
+      if (used < PAGE_BYTES && rng_chance(&rng, 6)) page[used++] = (uint8_t)('0' + rng_below(&rng, 10));
+    }
+    break;
+  }
+  case POINTERS:  // objects of 32 bytes: two pointers, a small number, a counter
+    for (int i = 0; i < PAGE_BYTES / 32; i++) {
+      uint64_t object[4] = {0x7f3a00000000u + rng_below(&rng, 1 << 22) * 16, 0x7f3a00000000u + (index * 128 + (uint64_t)i) * 32,
+                            rng_below(&rng, 1000), (uint64_t)i};
+      memcpy(page + i * 32, object, 32);
+    }
+    break;
+  default:
+    for (int i = 0; i < PAGE_BYTES / 8; i++) {
+      uint64_t word = rng_next(&rng);
+      memcpy(page + i * 8, &word, 8);
+    }
+  }
+}
+
+static int by_size(const void *a, const void *b) {
+  uint32_t x = *(const uint32_t *)a, y = *(const uint32_t *)b;
+  return x < y ? -1 : x > y;
+}
+
+int main(int argc, char **argv) {
+  uint64_t size = 64, seed = 1, cycles = 1, touches = 0;
+  const char *value, *order = "random", *kind = "mixed";
+  Content content = MIXED;
+  bool wait = true, writing = false;
+  for (int i = 1; i < argc; i++) {
+    if ((value = option_value(argc, argv, &i, "--size"))) size = parse_number("--size", value);
+    else if ((value = option_value(argc, argv, &i, "--seed"))) seed = parse_number("--seed", value);
+    else if ((value = option_value(argc, argv, &i, "--cycles"))) cycles = parse_number("--cycles", value);
+    else if ((value = option_value(argc, argv, &i, "--touches"))) touches = parse_number("--touches", value);
+    else if ((value = option_value(argc, argv, &i, "--order"))) order = value;
+    else if ((value = option_value(argc, argv, &i, "--content"))) kind = value;
+    else if (strcmp(argv[i], "--no-wait") == 0) wait = false;
+    else if (strcmp(argv[i], "--write") == 0) writing = true;
+    else
+      die("usage: faultlat [--size MiB] [--order random|sequential] [--content mixed|text|pointers|random] [--touches N]\n"
+          "  [--write] [--cycles N] [--seed N] [--no-wait]");
+  }
+  bool shuffled = strcmp(order, "random") == 0;
+  if (!shuffled && strcmp(order, "sequential") != 0) die("--order: random or sequential");
+  if (strcmp(kind, "text") == 0) content = TEXT;
+  else if (strcmp(kind, "pointers") == 0) content = POINTERS;
+  else if (strcmp(kind, "random") == 0) content = RANDOM;
+  else if (strcmp(kind, "mixed") != 0) die("--content: mixed, text, pointers or random");
+  uint32_t pages = (uint32_t)(size * 256);
+  if (pages == 0) die("--size: at least 1");
+  if (touches == 0 || touches > pages) touches = pages;
+
+  uint8_t *memory = mmap(NULL, (size_t)pages * PAGE_BYTES, PROT_READ | PROT_WRITE, MAP_PRIVATE | MAP_ANONYMOUS, -1, 0);
+  // Figures and plans live in shared memory, which nobody evicts.
+  uint32_t *shared = mmap(NULL, (size_t)pages * 12, PROT_READ | PROT_WRITE, MAP_SHARED | MAP_ANONYMOUS | MAP_POPULATE, -1, 0);
+  uint64_t *present = mmap(NULL, (size_t)pages * 8, PROT_READ | PROT_WRITE, MAP_SHARED | MAP_ANONYMOUS | MAP_POPULATE, -1, 0);
+  if (memory == MAP_FAILED || shared == MAP_FAILED || present == MAP_FAILED) die("mmap: %s", strerror(errno));
+  uint32_t *plan = shared, *cost = shared + pages;
+  int pagemap = open("/proc/self/pagemap", O_RDONLY | O_CLOEXEC);
+  for (uint32_t i = 0; i < pages; i++) fill_page(memory + (size_t)i * PAGE_BYTES, seed, i, content);
+  Rng rng = {seed};
+
+  for (uint64_t cycle = 0; cycle < cycles; cycle++) {
+    for (uint32_t i = 0; i < pages; i++) plan[i] = i;
+    for (uint32_t i = pages - 1; shuffled && i > 0; i--) {
+      uint32_t k = (uint32_t)rng_below(&rng, i + 1), keep = plan[i];
+      plan[i] = plan[k];
+      plan[k] = keep;
+    }
+    if (wait) {
+      char line[64];
+      printf("ready %d\n", getpid());
+      fflush(stdout);
+      ssize_t n = read(0, line, sizeof line);
+      if (n <= 0) die("nobody said go");
+    }
+    if (pagemap < 0 || pread(pagemap, present, (size_t)pages * 8, (off_t)((uintptr_t)memory / PAGE_BYTES * 8)) != (ssize_t)pages * 8)
+      die("pagemap: %s", strerror(errno));
+    uint32_t absent = 0, measured = 0, slow = 0;
+    uint64_t sum = 0, slow_sum = 0, start = now_ns(), verifying = 0;
+    uint8_t expected[PAGE_BYTES];
+    for (uint32_t n = 0; n < touches; n++) {
+      uint32_t i = plan[n];
+      volatile uint64_t *word = (volatile uint64_t *)(void *)(memory + (size_t)i * PAGE_BYTES + (i % 500) * 8);
+      uint64_t before = now_ns();
+      uint64_t content_word = *word;
+      if (writing) *word = content_word;
+      uint64_t took = now_ns() - before;
+      if (!(present[i] >> 63)) {
+        absent++;
+        cost[measured++] = took > UINT32_MAX ? UINT32_MAX : (uint32_t)took;
+        sum += took;
+        if (took > 1000) {
+          slow++;
+          slow_sum += took;
+        }
+      }
+      before = now_ns();
+      fill_page(expected, seed, i, content);
+      if (memcmp(memory + (size_t)i * PAGE_BYTES, expected, PAGE_BYTES) != 0) {
+        dprintf(2, "faultlat: FAILED seed=%llu page %u at %p is wrong\n", (unsigned long long)seed, i, (void *)(memory + (size_t)i * PAGE_BYTES));
+        return 1;
+      }
+      verifying += now_ns() - before;
+    }
+    double seconds = (double)(now_ns() - start - verifying) / 1e9;
+    qsort(cost, measured, sizeof *cost, by_size);
+#define AT(fraction) (measured ? cost[(size_t)((measured - 1) * (fraction))] : 0)
+    printf("{\"order\": \"%s\", \"content\": \"%s\", \"pages\": %u, \"touches\": %llu, \"absent\": %u, \"over_1us\": %u, \"p50_ns\": %u, "
+           "\"p90_ns\": %u, \"p99_ns\": %u, \"p999_ns\": %u, \"max_ns\": %u, \"mean_ns\": %llu, \"mean_over_1us_ns\": %llu, \"seconds\": %.3f}\n",
+           order, kind, pages, (unsigned long long)touches, absent, slow, AT(0.5), AT(0.9), AT(0.99), AT(0.999), AT(1.0),
+           (unsigned long long)(measured ? sum / measured : 0), (unsigned long long)(slow ? slow_sum / slow : 0), seconds);
+    fflush(stdout);
+  }
+  return 0;
+}

@@ -1,0 +1,42 @@
+import Testing
+import VSwapDaemon
+
+@Suite("Configuration file")
+struct ConfigurationFileTests {
+  private func read(_ text: String) throws -> ConfigurationFile {
+    let directory = try ScratchDirectory()
+    return try ConfigurationFile(path: directory.file("vswapd.json", text.utf8))
+  }
+
+  @Test("keys")
+  func keys() throws {
+    let file = try read(#"{"runtime_dir": "/run/x", "pool_limit": "2G"}"#)
+    #expect(file.runtimeDirectory == "/run/x")
+    #expect(file.poolLimitBytes == 2 << 30)
+    let empty = try read("{}")
+    #expect(empty.runtimeDirectory == nil && empty.poolLimitBytes == nil)
+  }
+
+  @Test(
+    "mistakes are named with the file and the key",
+    arguments: [
+      ("", "not valid JSON"), ("{", "not valid JSON"), ("[]", "must be an object"),
+      (#"{"pool_limt": "2G"}"#, "'pool_limt' is not known"),
+      (#"{"runtime_dir": 3}"#, "'runtime_dir' must be a string"),
+      (#"{"runtime_dir": "run"}"#, "'runtime_dir' must be an absolute path"),
+      (#"{"pool_limit": 2}"#, "'pool_limit' must be a string"),
+      (#"{"pool_limit": "2X"}"#, "'pool_limit' must be a size: '2X'"),
+      (#"{"pool_limit": "1"}"#, "too small"),
+    ])
+  func mistakes(text: String, reason: String) {
+    let error = #expect(throws: StartupError.self) { try read(text) }
+    #expect(error?.message.contains(reason) == true, "\(error?.message ?? "")")
+    #expect(error?.message.contains("/vswapd.json") == true)
+  }
+
+  @Test("what is no file", arguments: ["/nonexistent/file", "/", "/dev/zero"])
+  func unreadable(path: String) {
+    let error = #expect(throws: StartupError.self) { try ConfigurationFile(path: path) }
+    #expect(error?.message.hasPrefix(path) == true)
+  }
+}

@@ -1,0 +1,160 @@
+import Foundation
+import Testing
+import VSwapAPI
+
+@testable import VSwapDaemon
+
+@Suite("Control connections")
+struct ControlConnectionTests {
+  @Test(
+    "what is not HTTP gets 400",
+    arguments: [
+      "\u{0}\u{1}\u{2}\r\n\r\n", "hello\r\n\r\n", "GET /v1/status\r\n\r\n", "GET  HTTP/1.1\r\n\r\n",
+    ])
+  func garbage(text: String) throws {
+    let served = try ServedPlane()
+    let reply = try ServedPlane.split(served.exchange(text.utf8))
+    #expect(reply.status == 400)
+    #expect(try ServedPlane.json(reply.body)["error"] != nil)
+    #expect(try served.request("GET", "/v1/status").status == 200)
+  }
+
+  @Test("a body over the limit gets 413, announced or not")
+  func largeBody() throws {
+    let served = try ServedPlane()
+    let body = String(repeating: " ", count: ControlHandler.longestBody + 1)
+    let announced = try served.request("POST", "/v1/evict", body: body)
+    #expect(announced.status == 413)
+    #expect(announced.body.contains(#""code":"too_large""#))
+
+    let size = String(body.utf8.count, radix: 16)
+    let chunked =
+      "POST /v1/evict HTTP/1.1\r\nTransfer-Encoding: chunked\r\n\r\n\(size)\r\n\(body)\r\n0\r\n\r\n"
+    #expect(try ServedPlane.split(served.exchange(chunked.utf8)).status == 413)
+    #expect(served.plane.calls.isEmpty)
+
+    let fits = String(repeating: " ", count: ControlHandler.longestBody - 20) + #"{"target":"7"}"#
+    #expect(try served.request("POST", "/v1/evict", body: fits).status == 200)
+  }
+
+  @Test("a head over the limit gets 413")
+  func largeHead() throws {
+    let served = try ServedPlane()
+    let half = String(repeating: "a", count: ControlHandler.longestHead / 2)
+    #expect(try served.request("GET", "/v1/status", headers: ["A: \(half)"]).status == 200)
+    #expect(try served.request("GET", "/v1/status", headers: ["A: \(half)", "B: \(half)"]).status == 413)
+    #expect(
+      try served.request("GET", "/v1/status", headers: ["A: \(half)\(half)\(half)\(half)"]).status == 413)
+    #expect(try served.request("GET", "/" + half + half).status == 413)
+  }
+
+  @Test("a connection takes several requests, sent at once")
+  func pipelining() throws {
+    let served = try ServedPlane()
+    func evict(_ target: Int, _ connection: String) -> String {
+      let body = #"{"target":\#(target)}"#
+      return
+        "POST /v1/evict HTTP/1.1\r\nConnection: \(connection)\r\nContent-Length: \(body.utf8.count)\r\n\r\n"
+        + body
+    }
+    let requests = evict(1, "keep-alive") + evict(2, "keep-alive") + evict(3, "close")
+    let reply = try served.exchange(requests.utf8)
+    #expect(reply.components(separatedBy: "HTTP/1.1 200 OK").count == 4)
+    #expect(served.plane.calls == [.evict(.pid(1), nil), .evict(.pid(2), nil), .evict(.pid(3), nil)])
+  }
+
+  @Test("curl's Expect: 100-continue is answered")
+  func expectContinue() throws {
+    let served = try ServedPlane()
+    let head =
+      "POST /v1/detach HTTP/1.1\r\nConnection: close\r\nExpect: 100-continue\r\nContent-Length: 9\r\n\r\n"
+    let reply = try served.exchange((head + #"{"pid":1}"#).utf8)
+    #expect(reply.hasPrefix("HTTP/1.1 100 Continue\r\n\r\nHTTP/1.1 200 OK"))
+  }
+
+  @Test("a slow command holds up nobody else")
+  func concurrency() async throws {
+    let served = try ServedPlane(FakeControlPlane(evictionMicroseconds: 300_000))
+    let address = UncheckedBox(served)
+    let start = ContinuousClock.now
+    try await withThrowingTaskGroup(of: Int.self) { group in
+      group.addTask { try address.value.request("POST", "/v1/evict", body: #"{"target":1}"#).status }
+      for _ in 0..<20 {
+        group.addTask { try address.value.request("GET", "/v1/status").status }
+      }
+      for try await status in group { #expect(status == 200) }
+    }
+    #expect(ContinuousClock.now - start < .seconds(5))
+    #expect(served.plane.calls == [.evict(.pid(1), nil)])
+  }
+
+  @Test("more connections than allowed are closed, and those before them go on")
+  func connectionLimit() throws {
+    let served = try ServedPlane()
+    var open: [FileHandle] = []
+    defer { for handle in open { try? handle.close() } }
+    for _ in 0..<80 { open.append(try served.connection()) }
+    #expect(try served.exchange("GET /v1/status HTTP/1.1\r\nHost: x\r\n\r\n".utf8).isEmpty)
+    for handle in open { try? handle.close() }
+    open = []
+    let deadline = ContinuousClock.now + .seconds(5)
+    var answered = false
+    while !answered && ContinuousClock.now < deadline {
+      answered = try served.exchange("GET /v1/status HTTP/1.1\r\nHost: x\r\nConnection: close\r\n\r\n".utf8)
+        .hasPrefix(
+          "HTTP/1.1 200")
+    }
+    #expect(answered)
+  }
+
+  @Test("the socket is the owner's alone, and goes with the server")
+  func socketFile() throws {
+    let served = try ServedPlane()
+    let attributes = try FileManager.default.attributesOfItem(atPath: served.socketPath)
+    #expect(attributes[.posixPermissions] as? Int == 0o600)
+    served.stop()
+    #expect(!FileManager.default.fileExists(atPath: served.socketPath))
+  }
+
+  @Test("a second server at the same place is refused, and the first goes on")
+  func secondServer() throws {
+    let served = try ServedPlane()
+    let second = try ControlServer(plane: FakeControlPlane(), socketPath: served.socketPath)
+    let error = #expect(throws: StartupError.self) { try second.start() }
+    #expect(error?.message.contains("answers at \(served.socketPath) already") == true)
+    second.stop()
+    #expect(try served.request("GET", "/v1/status").status == 200)
+  }
+
+  @Test("a stale socket is replaced, another file is left alone")
+  func staleSocket() throws {
+    let directory = try ScratchDirectory()
+    let path = "\(directory.path)/control.sock"
+    let stale = try ControlSocket(path: path)
+    close(try stale.listen())
+    let server = try ControlServer(plane: FakeControlPlane(), socketPath: path)
+    try server.start()
+    server.stop()
+
+    let file = try directory.file("plain", [1])
+    let blocked = try ControlServer(plane: FakeControlPlane(), socketPath: file)
+    #expect(throws: StartupError.self) { try blocked.start() }
+    blocked.stop()
+    #expect(FileManager.default.fileExists(atPath: file))
+  }
+
+  @Test("a path that no socket can have is refused")
+  func longPath() {
+    let path = "/" + String(repeating: "a", count: RuntimePaths.longestSocketPath)
+    #expect(throws: StartupError.self) { try ControlServer(plane: FakeControlPlane(), socketPath: path) }
+  }
+}
+
+/// For a value that a test shares between tasks; it is safe because its own calls share nothing.
+private struct UncheckedBox<Value>: @unchecked Sendable {
+  let value: Value
+
+  init(_ value: Value) {
+    self.value = value
+  }
+}

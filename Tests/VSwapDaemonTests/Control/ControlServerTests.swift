@@ -1,0 +1,152 @@
+import Foundation
+import Testing
+import VSwapAPI
+
+@testable import VSwapDaemon
+
+@Suite("Control server")
+struct ControlServerTests {
+  @Test("status has the keys of the contract")
+  func statusKeys() throws {
+    let served = try ServedPlane()
+    let reply = try served.request("GET", "/v1/status")
+    #expect(reply.status == 200)
+    #expect(reply.head.contains("Content-Type: application/json"))
+    let status = try ServedPlane.json(reply.body)
+    func keys(_ value: Any?) -> Set<String> { Set((value as? NSDictionary)?.allKeys as? [String] ?? []) }
+    func first(_ value: Any?) -> Any? { (value as? NSArray)?.firstObject }
+
+    #expect(
+      keys(status) == [
+        "version", "pid", "uptime_seconds", "pool", "cache", "zero", "metadata_bytes", "areas", "groups",
+        "ended_groups",
+      ])
+    #expect(
+      keys(status["pool"]) == [
+        "objects", "original_bytes", "compressed_bytes", "arena_bytes", "limit_bytes", "state",
+        "stored_original_bytes", "stored_compressed_bytes",
+      ])
+    #expect(keys(status["cache"]) == ["pages"])
+    #expect(keys(status["zero"]) == ["pages"])
+    #expect((status["areas"] as? NSArray)?.count == 0)
+    let group = try #require(first(status["groups"]) as? NSDictionary)
+    #expect(
+      keys(group) == ["id", "limit_bytes", "resident_bytes", "swapped_pages", "state", "targets", "totals"])
+    #expect(
+      keys(first(group["targets"])) == [
+        "pid", "name", "resident_bytes", "swapped_pages", "evictions", "faults", "refaults", "zero_fills",
+        "state",
+      ])
+    #expect(
+      keys(group["totals"]) == [
+        "evictions", "faults", "refaults", "zero_fills", "peak_resident_bytes", "peak_swapped_pages",
+        "targets",
+      ])
+    #expect(keys(first(status["ended_groups"])) == keys(group))
+    #expect(group["state"] as? String == "over_limit")
+    #expect((status["pool"] as? NSDictionary)?["state"] as? String == "full")
+    #expect(status["uptime_seconds"] as? Double == 1.5)
+  }
+
+  @Test("a status survives the way there and back")
+  func statusRoundTrip() throws {
+    let served = try ServedPlane()
+    let reply = try served.request("GET", "/v1/status")
+    #expect(try JSONDecoder().decode(DaemonStatus.self, from: Data(reply.body.utf8)) == served.plane.status())
+  }
+
+  @Test("areas are an empty list")
+  func areas() throws {
+    let reply = try ServedPlane().request("GET", "/v1/areas")
+    #expect(reply.status == 200)
+    #expect(reply.body == "[]\n")
+  }
+
+  @Test(
+    "commands reach the plane",
+    arguments: [
+      ("/v1/evict", #"{"target":"7"}"#, FakeControlPlane.Call.evict(.pid(7), nil), "evicted_pages"),
+      ("/v1/evict", #"{"target":7,"bytes":4096}"#, .evict(.pid(7), 4096), "evicted_bytes"),
+      (
+        "/v1/evict?x=y", #"{"target":"redis-7","bytes":null}"#, .evict(.group("redis-7"), nil),
+        "evicted_pages"
+      ),
+      ("/v1/restore", #"{"target":"redis-7"}"#, .restore(.group("redis-7")), "restored_pages"),
+      ("/v1/limit", #"{"group":"a","limit_bytes":67108864}"#, .setLimit("a", 67_108_864), "limit_bytes"),
+      ("/v1/limit", #"{"group":"a","limit_bytes":null}"#, .setLimit("a", nil), "limit_bytes"),
+      ("/v1/detach", #"{"pid":12}"#, .detach(12), "restored_bytes"),
+    ])
+  func commands(path: String, body: String, call: FakeControlPlane.Call, key: String) throws {
+    let served = try ServedPlane()
+    let reply = try served.request("POST", path, body: body)
+    #expect(reply.status == 200)
+    #expect(served.plane.calls == [call])
+    #expect(try ServedPlane.json(reply.body)[key] != nil)
+  }
+
+  @Test(
+    "bad requests are refused with a reason and never reach the plane",
+    arguments: [
+      ("/v1/evict", "", "not valid JSON"),
+      ("/v1/evict", "{", "not valid JSON"),
+      ("/v1/evict", "[]", "must be an object"),
+      ("/v1/evict", "{}", "'target' is missing"),
+      ("/v1/evict", #"{"target":""}"#, "neither a process id nor a group"),
+      ("/v1/evict", #"{"target":"0"}"#, "neither a process id nor a group"),
+      ("/v1/evict", #"{"target":"99999999999"}"#, "neither a process id nor a group"),
+      ("/v1/evict", #"{"target":[1]}"#, "'target' must be a string"),
+      ("/v1/evict", #"{"target":"7","byte":1}"#, "'byte' is not known"),
+      ("/v1/evict", #"{"target":"7","bytes":0}"#, "'bytes' must be 1 or more"),
+      ("/v1/evict", #"{"target":"7","bytes":-1}"#, "'bytes' must be 1 or more"),
+      ("/v1/evict", #"{"target":"7","bytes":1.5}"#, "'bytes' must be a whole number"),
+      ("/v1/evict", #"{"target":"7","bytes":1e30}"#, "'bytes' must be a whole number"),
+      ("/v1/evict", #"{"target":"7","bytes":"4K"}"#, "'bytes' must be a whole number"),
+      ("/v1/limit", #"{"group":"a"}"#, "'limit_bytes' is missing"),
+      ("/v1/limit", #"{"group":"a","limit_bytes":0}"#, "'limit_bytes' must be at least 4194304"),
+      ("/v1/limit", #"{"group":7,"limit_bytes":null}"#, "'group' must be a string"),
+      ("/v1/detach", #"{"pid":"7"}"#, "'pid' must be a whole number"),
+      ("/v1/detach", #"{"pid":-7}"#, "'pid' must be a process id"),
+      ("/v1/detach", #"{"pid":4294967296}"#, "'pid' must be a whole number"),
+    ])
+  func badRequests(path: String, body: String, reason: String) throws {
+    let served = try ServedPlane()
+    let reply = try served.request("POST", path, body: body)
+    #expect(reply.status == 400)
+    let error = try #require(ServedPlane.json(reply.body)["error"] as? NSDictionary)
+    #expect(error["code"] as? String == "bad_request")
+    #expect((error["message"] as? String)?.contains(reason) == true, "\(reply.body)")
+    #expect(served.plane.calls.isEmpty)
+  }
+
+  @Test("errors of the plane keep their code and get its status", arguments: ControlError.Code.allCases)
+  func planeErrors(code: ControlError.Code) throws {
+    let served = try ServedPlane(FakeControlPlane(refusal: ControlError(code, "because")))
+    let reply = try served.request("POST", "/v1/detach", body: #"{"pid":1}"#)
+    #expect(reply.status == code.httpStatus)
+    let error = try JSONDecoder().decode(ErrorReply.self, from: Data(reply.body.utf8)).error
+    #expect(error == ControlError(code, "because"))
+  }
+
+  @Test("what is not there is 404, the wrong method 405 with the right one")
+  func routes() throws {
+    let served = try ServedPlane()
+    for path in ["/", "/v1", "/v1/status/", "/v2/status", "/v1/swapoff", "*"] {
+      let reply = try served.request("GET", path)
+      #expect(reply.status == 404)
+      #expect(reply.body.contains(#""code":"not_found""#))
+    }
+    let wrong = try served.request("POST", "/v1/status", body: "{}")
+    #expect(wrong.status == 405)
+    #expect(wrong.head.contains("Allow: GET, HEAD"))
+    #expect(wrong.body.contains(#""code":"method_not_allowed""#))
+    #expect(try served.request("GET", "/v1/evict").head.contains("Allow: POST"))
+  }
+
+  @Test("HEAD has the head alone")
+  func head() throws {
+    let reply = try ServedPlane().request("HEAD", "/v1/status")
+    #expect(reply.status == 200)
+    #expect(reply.head.contains("Content-Length: "))
+    #expect(reply.body.isEmpty)
+  }
+}

@@ -1,0 +1,76 @@
+import Glibc
+import Synchronization
+import VSwapAPI
+
+@testable import VSwapDaemon
+
+/// A control plane that remembers what it was asked, and says what the test wants to hear.
+final class FakeControlPlane: ControlPlane {
+  enum Call: Equatable {
+    case evict(TargetSelector, Int?)
+    case restore(TargetSelector)
+    case setLimit(String, Int?)
+    case detach(Int32)
+  }
+
+  private let recorded = Mutex<[Call]>([])
+  /// Thrown by every call but `status`.
+  let refusal: ControlError?
+  /// How long `evict` blocks.
+  let evictionMicroseconds: UInt32
+
+  init(refusal: ControlError? = nil, evictionMicroseconds: UInt32 = 0) {
+    self.refusal = refusal
+    self.evictionMicroseconds = evictionMicroseconds
+  }
+
+  var calls: [Call] {
+    recorded.withLock { $0 }
+  }
+
+  func status() -> DaemonStatus {
+    let target = TargetStatus(
+      pid: 7, name: "redis", residentBytes: 66_000_000, swappedPages: 3, evictions: 5, faults: 4, refaults: 2,
+      zeroFills: 1, state: "active")
+    let totals = GroupTotals(
+      evictions: 5, faults: 4, refaults: 2, zeroFills: 1, peakResidentBytes: 67_108_864, peakSwappedPages: 9,
+      targets: 1)
+    func group(_ id: String, _ targets: [TargetStatus]) -> GroupStatus {
+      GroupStatus(
+        id: id, limitBytes: 67_108_864, residentBytes: 66_000_000, swappedPages: 3, state: .overLimit,
+        targets: targets, totals: totals)
+    }
+    return DaemonStatus(
+      pid: 42, uptimeSeconds: 1.5,
+      pool: PoolStatus(
+        objects: 3, originalBytes: 12288, compressedBytes: 4096, arenaBytes: 65536, limitBytes: 0,
+        state: .full),
+      cache: PageCount(pages: 6), zero: PageCount(pages: 8), metadataBytes: 100,
+      groups: [group("red\"is-7", [target])], endedGroups: [group("sort-6", [])])
+  }
+
+  func evict(_ selector: TargetSelector, bytes: Int?) throws(ControlError) -> EvictReply {
+    usleep(evictionMicroseconds)
+    try record(.evict(selector, bytes))
+    return EvictReply(evictedPages: 2, evictedBytes: 8192)
+  }
+
+  func restore(_ selector: TargetSelector) throws(ControlError) -> RestoreReply {
+    try record(.restore(selector))
+    return RestoreReply(restoredPages: 3, restoredBytes: 12288)
+  }
+
+  func setLimit(group: String, limitBytes: Int?) throws(ControlError) {
+    try record(.setLimit(group, limitBytes))
+  }
+
+  func detach(pid: Int32) throws(ControlError) -> RestoreReply {
+    try record(.detach(pid))
+    return RestoreReply(restoredPages: 1, restoredBytes: 4096)
+  }
+
+  private func record(_ call: Call) throws(ControlError) {
+    recorded.withLock { $0.append(call) }
+    if let refusal { throw refusal }
+  }
+}
