@@ -41,7 +41,11 @@ void vs_eventfd_clear(int fd) {
   }
 }
 
-int vs_pidfd_open(pid_t pid) { return result_of(syscall(SYS_pidfd_open, pid, 0)); }
+int vs_wait_readable(int fd, uint64_t microseconds) {
+  struct pollfd descriptor = {.fd = fd, .events = POLLIN};
+  struct timespec time = {(time_t)(microseconds / 1000000), (long)(microseconds % 1000000) * 1000};
+  return ppoll(&descriptor, 1, &time, NULL) > 0;
+}
 
 int vs_thread_start(const char *name, size_t stack_size, void *(*start)(void *), void *argument) {
   pthread_attr_t attributes;
@@ -259,8 +263,18 @@ uint64_t vs_monotonic_ns(void) {
   return (uint64_t)time.tv_sec * 1000000000ull + (uint64_t)time.tv_nsec;
 }
 
-int vs_raise_priority(void) {
+int vs_make_real_time(void) {
   struct sched_param parameter = {.sched_priority = 1};
-  if (sched_setscheduler(0, SCHED_RR | SCHED_RESET_ON_FORK, &parameter) == 0) return 0;
-  return setpriority(PRIO_PROCESS, (id_t)syscall(SYS_gettid), -15) == 0 ? 0 : -errno;
+  return result_of(sched_setscheduler(0, SCHED_RR | SCHED_RESET_ON_FORK, &parameter));
+}
+
+int vs_favour_thread(pid_t thread) {
+  if (thread == 0) thread = (pid_t)syscall(SYS_gettid);
+  return result_of(setpriority(PRIO_PROCESS, (id_t)thread, -19));
+}
+
+int vs_is_thread_of(pid_t process, pid_t thread) {
+  char path[64];
+  snprintf(path, sizeof(path), "/proc/%d/task/%d", process, thread);
+  return access(path, F_OK) == 0;
 }

@@ -21,7 +21,8 @@ int vs_eventfd_signal(int fd);
 /// Empties an eventfd.
 void vs_eventfd_clear(int fd);
 
-int vs_pidfd_open(pid_t pid);
+/// Waits until a descriptor is readable or `microseconds` have passed. Returns whether it is.
+int vs_wait_readable(int fd, uint64_t microseconds);
 
 /// Starts a detached thread with all signals blocked. `name` has at most 15 characters.
 int vs_thread_start(const char *name, size_t stack_size, void *(*start)(void *), void *argument);
@@ -57,7 +58,11 @@ int vs_signal_descriptor(void);
 /// Next signal number from the signalfd, or -errno.
 int vs_next_signal(int fd);
 uint64_t vs_monotonic_ns(void);
-/// Lets the calling thread run before others that are merely runnable, where the process may ask for it. 0 or -errno.
-int vs_raise_priority(void);
+/// Makes the calling thread a real-time thread of the lowest priority, where the process may ask for it. 0 or -errno.
+int vs_make_real_time(void);
+/// Lets a thread (0: the calling one) wake up ahead of threads that compute, where the process may ask for it. 0 or -errno.
+int vs_favour_thread(pid_t thread);
+/// Whether `thread` is one of `process`.
+int vs_is_thread_of(pid_t process, pid_t thread);
 
 #endif

@@ -16,6 +16,7 @@ final class LimitKeeper: @unchecked Sendable {
     var wasNear = false
     var sharedPages = 0
     var sharedMeasuredAt: UInt64 = 0
+    var unreclaimableUntil: UInt64 = 0
     var vain: [UInt32: (swept: Int, evictions: Int)] = [:]
   }
 
@@ -32,7 +33,7 @@ final class LimitKeeper: @unchecked Sendable {
   func start() throws(KernelError) {
     try Thread.start("vswap-keeper") { [self] in
       // What this thread does is short, and late it is worthless. Without the right to it the limit holds less tightly.
-      _ = vs_raise_priority()
+      if vs_make_real_time() != 0 { _ = vs_favour_thread(0) }
       run()
     }
   }
@@ -41,9 +42,8 @@ final class LimitKeeper: @unchecked Sendable {
   func nudge() { _ = vs_eventfd_signal(bell) }
 
   private func run() {
-    var idle = pollfd(fd: bell, events: Int16(POLLIN), revents: 0)
     while true {
-      var pause = 1000
+      var pause = 1_000_000
       var present: Set<ObjectIdentifier> = []
       for (group, targets) in registry.snapshot() {
         present.insert(ObjectIdentifier(group))
@@ -51,11 +51,11 @@ final class LimitKeeper: @unchecked Sendable {
       }
       for key in known.keys where !present.contains(key) { known[key] = nil }
       forgetYoung()
-      if poll(&idle, 1, Int32(pause)) > 0 { vs_eventfd_clear(bell) }
+      if vs_wait_readable(bell, UInt64(pause)) != 0 { vs_eventfd_clear(bell) }
     }
   }
 
-  /// Measures a group and asks for what is too much. Returns milliseconds until the next look.
+  /// Measures a group and asks for what is too much. Returns microseconds until the next look.
   private func look(at group: Group, _ targets: [Target]) -> Int {
     let key = ObjectIdentifier(group)
     var memory = known[key] ?? Memory()
@@ -64,15 +64,16 @@ final class LimitKeeper: @unchecked Sendable {
     let before = account.resident
     let resident = max(0, measure(targets) - shared(targets, &memory))
     account.measured(residentPages: resident)
-    guard let limit = account.limit else { return 200 }
+    guard let limit = account.limit else { return 200_000 }
     let near = limit - resident < GroupAccount.closeness(toLimit: limit)
-    if near && (!memory.wasNear || resident - before > 32) { watchGrowth(targets) }
+    let growsUnseen = near && resident - before > 32
+    if growsUnseen || (near && !memory.wasNear) { watchGrowth(targets) }
     if near { promoteChildren(targets) }
     memory.wasNear = near
     if resident > GroupAccount.high(ofLimit: limit) { reclaim(resident - GroupAccount.low(ofLimit: limit), targets) }
-    account.unreclaimable = isUnreclaimable(targets, &memory) && resident > GroupAccount.low(ofLimit: limit)
+    judge(targets, &memory, account, isOverLow: resident > GroupAccount.low(ofLimit: limit))
     let room = GroupAccount.high(ofLimit: limit) - resident
-    return min(max(room / Self.fastestGrowth / 2, 1), 100)
+    return growsUnseen ? 250 : min(max(room * 500 / Self.fastestGrowth, 1000), 100_000)
   }
 
   private func measure(_ targets: [Target]) -> Int {
@@ -156,6 +157,14 @@ final class LimitKeeper: @unchecked Sendable {
       target.counters.wanted = share
       target.pager?.nudge()
     }
+  }
+
+  /// Lets a group exceed its limit while nothing can be evicted from it. For a while at a time: every page that can be after all would
+  /// otherwise make everybody wait for another round in vain.
+  private func judge(_ targets: [Target], _ memory: inout Memory, _ account: GroupAccount, isOverLow: Bool) {
+    let now = vs_monotonic_ns()
+    if isUnreclaimable(targets, &memory) && isOverLow { memory.unreclaimableUntil = now + 200_000_000 }
+    account.unreclaimable = now < memory.unreclaimableUntil && isOverLow
   }
 
   /// Every target went through all its memory and found nothing since it last evicted something; or there is nowhere to

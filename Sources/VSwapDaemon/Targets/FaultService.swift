@@ -22,6 +22,10 @@ extension TargetState {
       return .done
     }
     if page == identityPage { return serveIdentity(fault, buffers) }
+    if account.room <= 0 && !requestGranted {
+      park(fault)
+      return .done
+    }
     let entry = table.entry(page)
     if PageTableEntry.isSlot(entry) { return faultIn(fault, page, slot: entry, buffers) }
     return zeroFill(fault, page, buffers)
@@ -82,13 +86,8 @@ extension TargetState {
   /// A page nobody ever wrote, or whose content was discarded. Far from the limit the hole around it is filled up to 2 MiB with
   /// the zero page, which is not resident memory; near it only as much as there is room for.
   private mutating func zeroFill(_ fault: Fault, _ page: UInt64, _ buffers: FaultBuffers) -> ServiceOutcome {
-    let room = account.room
-    if room <= 0 && !requestGranted {
-      park(fault)
-      return .done
-    }
     let near = account.isNearLimit
-    var pages = near ? min(16, max(1, room / 64)) : 512
+    var pages = near ? min(16, max(1, account.room / 64)) : 512
     pages = emptyPages(from: page, atMost: pages)
     while true {
       // Near the limit a written page becomes real at once, so that what was granted is what is counted.
@@ -125,7 +124,7 @@ extension TargetState {
     return Int(table.emptyRun(around: page, from: page, below: end).end - page)
   }
 
-  /// The thread waits until there is room. With nowhere to note it, it faults again.
+  /// The thread waits until there is room: growth is what reclaim has to keep up with, and what comes back is growth too. With nowhere to note it, it faults again.
   private mutating func park(_ fault: Fault) {
     if waitingCount < Self.waitingCapacity {
       waiting[waitingCount] = fault

@@ -67,7 +67,7 @@ struct Handshake {
       let attach = try receive(connection, vswap_attach(), &passed)
       guard passed >= 0 else { throw Refusal(text: "no userfaultfd came with the attach message") }
       let state = try stateOfNew(hello, processID, attach, Userfault(descriptor: passed))
-      return start(connection, state, name: Wire.text(hello.name), endpoint: endpoint, isForked: false)
+      return start(connection, state, hello: hello, endpoint: endpoint, isForked: false)
     } catch {
       if passed >= 0 { close(passed) }
       endpoint.discard()
@@ -120,7 +120,7 @@ struct Handshake {
       try? handOver.member.pointee.uffd.register(attach.staging_address, staging)
       handOver.member.pointee.privateRanges = PrivateRanges(attach)
       return start(
-        connection, (handOver.member, old.target.group), name: Wire.text(hello.name), endpoint: endpoint, isForked: true)
+        connection, (handOver.member, old.target.group), hello: hello, endpoint: endpoint, isForked: true)
     } catch {
       endpoint.discard()
       throw error
@@ -140,12 +140,13 @@ struct Handshake {
 
   /// Makes the target known, tells its shim, and returns the pager to run.
   private func start(
-    _ connection: Int32, _ state: (member: Pager.Member, group: Group), name: String, endpoint: Endpoint,
+    _ connection: Int32, _ state: (member: Pager.Member, group: Group), hello: vswap_hello, endpoint: Endpoint,
     isForked: Bool
   ) -> Pager {
+    let agentThread = Int32(bitPattern: hello.agent_thread)
     let member = state.member
     let target = Target(
-      id: member.pointee.id, processID: endpoint.processID, name: name, group: state.group,
+      id: member.pointee.id, processID: endpoint.processID, name: Wire.text(hello.name), group: state.group,
       counters: member.pointee.counters, family: endpoint.family, statm: endpoint.statm, isForked: isForked)
     member.pointee.processID = endpoint.processID
     member.pointee.pagemap = endpoint.pagemap
@@ -155,6 +156,8 @@ struct Handshake {
       budget: budget, compressor: compressor)
     registry.join(target, servedBy: pager)
     member.pointee.publishToAgent()
+    // The agent does what direct reclaim does in the kernel, and has to get its turn beside threads that allocate.
+    if vs_is_thread_of(endpoint.processID, agentThread) != 0 { _ = vs_favour_thread(agentThread) }
     // A peer that has gone in the meantime is noticed by the pager.
     try? send(connection, [])
     return pager

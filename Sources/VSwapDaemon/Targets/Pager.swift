@@ -112,6 +112,8 @@ final class Pager: @unchecked Sendable {
 
   /// Serves until nothing is left to serve. On the thread that becomes the pager's.
   func run() {
+    // Threads that fault sleep meanwhile, and those that outgrow the limit have to be stopped soon.
+    _ = vs_favour_thread(0)
     while !members.isEmpty {
       wait()
       takeRequests()

@@ -44,27 +44,34 @@ extension TargetState {
 
   /// Registers a whole mapping: a part would split it, and a split mapping fails the target's own mremap, or leaves it half done.
   ///
-  /// mremap grows a mapping in place without any event, at any moment, into the hole behind it. So what is registered reaches up to the
-  /// next mapping: the kernel takes whatever is in the range at that instant. Not while the address space changes in ways that are
-  /// told: what the list shows may be something else by now.
+  /// mremap grows a mapping in place without any event, at any moment, into the hole behind it; and a program that fills memory maps its next
+  /// piece into the hole before it. So what is registered reaches from mapping to mapping: the kernel takes whatever is in the
+  /// range at that instant. Not while the address space changes in ways that are told: what the list shows may be something else by now.
   private mutating func register(_ regions: [MappedRegion], _ index: Int, layer: SlotLayer) -> Bool {
     let region = regions[index]
     guard region.anonymous, !isPrivate(region.start, region.end), !requestGranted else { return false }
-    let ceiling = Self.ceiling(regions, index)
     if let link, !link.announceRegistration() { return false }
     guard case .unmapped = uffd.probe(at: probeAddress) else { return false }
     forgetUnregistered(region.start, region.end, layer: layer)
-    do {
-      let length = (ceiling - region.start) * UInt64(pageSize)
-      try uffd.register(region.start * UInt64(pageSize), length)
-    } catch {
-      // Somebody else's userfaultfd, or the hole is taken by what is no plain memory: the next look shows it.
+    let ceiling = Self.ceiling(regions, index)
+    // Where the hole in front was taken by something else meanwhile, the mapping itself may still do.
+    guard tryRegister(Self.floor(regions, index), ceiling) || tryRegister(region.start, ceiling) else {
       publishToAgent()
       return false
     }
     registered.insert(from: region.start, below: region.end)
     publishToAgent()
     return true
+  }
+
+  /// false: somebody else's userfaultfd, or no plain memory in the range.
+  private func tryRegister(_ start: UInt64, _ end: UInt64) -> Bool {
+    (try? uffd.register(start * UInt64(pageSize), (end - start) * UInt64(pageSize))) != nil
+  }
+
+  /// The end of the mapping before, or the start of this one where there is none.
+  private static func floor(_ regions: [MappedRegion], _ index: Int) -> UInt64 {
+    index > 0 ? min(regions[index].start, regions[index - 1].end) : regions[index].start
   }
 
   /// The start of the next mapping, below which this one can grow; half way to it if that is the stack, which grows towards us.
