@@ -58,6 +58,16 @@ struct Mapping: @unchecked Sendable {
     }
   }
 
+  /// Gives a range its RAM in one go (MADV_POPULATE_WRITE), which costs a fraction of touching it page by page. Best effort: what is
+  /// not populated takes its RAM when it is touched. Both in bytes, multiples of `pageSize`.
+  func populate(offset: Int, length: Int) {
+    assert(offset >= 0 && length > 0 && offset + length <= self.length)
+    _ = madvise(base + offset, length, Self.populateWrite)
+  }
+
+  /// Linux 5.14; not in every libc's headers.
+  private static let populateWrite: Int32 = 23
+
   /// RAM (or kernel swap) the mapping holds now, in bytes.
   func allocatedBytes() -> Int {
     var status = stat()

@@ -16,8 +16,8 @@ public final class Daemon: @unchecked Sendable {
   /// Rings when targets come or go.
   private let changed: Int32
 
-  /// Pages of the swap cache: 32 MiB, of which 4 MiB stay filled.
-  private static let cacheFrames = 8192
+  /// Pages of the swap cache: 16 MiB, of which 4 MiB stay filled.
+  private static let cacheFrames = 4096
   private static let keptFrames = 1024
   /// Slots for 256 GiB of pages; the table takes RAM for those in use only.
   private static let maximumSlots = 1 << 26

@@ -331,6 +331,7 @@ struct CompressedPool: @unchecked Sendable {
   /// A new block for the class, linked, if the limit and the arena have room.
   private func open(_ sizeClass: Int) -> Block? {
     guard let block = takeBlock() else { return nil }
+    arena.populate(offset: Int(block) * Self.blockSize, length: Self.blockSize)
     record(block).initialize(
       to: Record(
         sizeClass: UInt8(sizeClass), group: Self.groupFull, used: 0, carved: 0, freeHead: 0, next: 0,

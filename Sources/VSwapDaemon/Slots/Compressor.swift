@@ -38,6 +38,9 @@ final class Compressor: @unchecked Sendable {
   private func run() {
     let codec = Codec.create()
     var idle = pollfd(fd: bell, events: Int16(POLLIN), revents: 0)
+    // A daemon without targets stays small; the first target rings.
+    while poll(&idle, 1, -1) <= 0 {}
+    layer.cache.populate()
     while true {
       let isWaiting = layer.cachedPages <= keep || budget.poolFull
       if isWaiting {

@@ -65,6 +65,11 @@ struct SwapCache: @unchecked Sendable {
     }
   }
 
+  /// Gives all frames their RAM, before the first eviction has to wait for it page by page.
+  func populate() {
+    frames.populate(offset: 0, length: frames.length)
+  }
+
   private init(capacity: Int, ringMask: UInt64, frames: Mapping, metadata: Mapping, fifo: Lock) {
     self.capacity = capacity
     self.ringMask = ringMask
