@@ -14,6 +14,7 @@ final class LimitKeeper: @unchecked Sendable {
   /// What is remembered of a group between two looks.
   private struct Memory {
     var wasNear = false
+    var grewUnseenAt: UInt64 = 0
     var sharedPages = 0
     var sharedMeasuredAt: UInt64 = 0
     var unreclaimableUntil: UInt64 = 0
@@ -68,11 +69,14 @@ final class LimitKeeper: @unchecked Sendable {
     let near = limit - resident < GroupAccount.closeness(toLimit: limit)
     let growsUnseen = near && resident - before > 32
     if growsUnseen || (near && !memory.wasNear) { watchGrowth(targets) }
+    let now = vs_monotonic_ns()
+    if growsUnseen { memory.grewUnseenAt = now }
+    account.reserve = now - memory.grewUnseenAt < 100_000_000 ? GroupAccount.growthReserve(ofLimit: limit) : 0
     if near { promoteChildren(targets) }
     memory.wasNear = near
-    if resident > GroupAccount.high(ofLimit: limit) { reclaim(resident - GroupAccount.low(ofLimit: limit), targets) }
-    judge(targets, &memory, account, isOverLow: resident > GroupAccount.low(ofLimit: limit))
-    let room = GroupAccount.high(ofLimit: limit) - resident
+    if resident > account.high { reclaim(resident - account.low, targets) }
+    judge(targets, &memory, account, isOverLow: resident > account.low)
+    let room = account.high - resident
     return growsUnseen ? 250 : min(max(room * 500 / Self.fastestGrowth, 1000), 100_000)
   }
 

@@ -138,8 +138,8 @@ extension TargetState {
   /// Direct reclaim: the keeper would notice soon, the group notices now.
   @inline(__always)
   private func reclaimIfOver() {
-    guard let limit = account.limit, link != nil else { return }
-    let excess = account.resident - GroupAccount.high(ofLimit: limit)
+    guard account.limit != nil, link != nil else { return }
+    let excess = account.resident - account.high
     if excess > 0 && counters.wanted < excess { counters.wanted = excess + Int(AgentLink.bankPages) }
   }
 

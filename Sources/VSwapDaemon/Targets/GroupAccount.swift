@@ -7,6 +7,7 @@ import Synchronization
 struct GroupAccount: @unchecked Sendable {
   private struct Fields: ~Copyable {
     let limit = Atomic<Int>(0)
+    let reserve = Atomic<Int>(0)
     let resident = Atomic<Int>(0)
     let peakResident = Atomic<Int>(0)
     let swapped = Atomic<Int>(0)
@@ -87,11 +88,18 @@ struct GroupAccount: @unchecked Sendable {
     nonmutating set { fields.pointee.unreclaimable.store(newValue, ordering: .relaxed) }
   }
 
+  /// Pages kept free below the limit while memory grows in mappings that are not registered yet: as much can appear before the next
+  /// look. Set by the keeper.
+  var reserve: Int {
+    get { fields.pointee.reserve.load(ordering: .relaxed) }
+    nonmutating set { fields.pointee.reserve.store(newValue, ordering: .relaxed) }
+  }
+
   /// Pages that may still be mapped before growth has to wait.
   @inline(__always)
   var room: Int {
     guard let limit else { return Int.max / 2 }
-    return unreclaimable ? Int.max / 2 : limit - resident
+    return unreclaimable ? Int.max / 2 : limit - reserve - resident
   }
 
   /// Distance to the limit below which growth is watched closely: first touches are granted page by page rather than by
@@ -104,7 +112,11 @@ struct GroupAccount: @unchecked Sendable {
     return limit - resident < Self.closeness(toLimit: limit)
   }
 
-  /// Watermarks as kswapd has them: reclaim begins above `high` and ends below `low`.
-  static func high(ofLimit limit: Int) -> Int { limit - min(max(limit / 16, 512), 4096) }
-  static func low(ofLimit limit: Int) -> Int { limit - 2 * min(max(limit / 16, 512), 4096) }
+  /// Watermarks as kswapd has them: reclaim begins above `high` and ends below `low`. For a group with a limit.
+  var high: Int { (limit ?? 0) - reserve - Self.step(ofLimit: limit ?? 0) }
+  var low: Int { high - Self.step(ofLimit: limit ?? 0) }
+  private static func step(ofLimit limit: Int) -> Int { min(max(limit / 16, 512), 4096) }
+
+  /// For `reserve`: 4 ms of growth at 2 GiB/s, but no more than an eighth of the limit.
+  static func growthReserve(ofLimit limit: Int) -> Int { min(2048, limit / 8) }
 }
