@@ -68,6 +68,7 @@ static void publish(struct eviction *work, uint32_t run, uint64_t address, uint3
   work->bank->records[work->records] = (struct vswap_record){.address = address, .pages = pages, .run = run};
   work->records++;
   work->staged += pages;
+  shim->published += pages;
   vswap_store(&work->bank->record_count, work->records);
 }
 
@@ -199,8 +200,9 @@ void shim_serve(void) {
     if (execute_oldest(&leave)) continue;
     shim_futex_wait(&shim->ring->doorbell, bell, IDLE_MILLISECONDS);
     if (daemon_gone()) {
-      // With pages that only the daemon had the program cannot go on: it would read zeros. Without, it can.
-      if (vswap_load(&shim->ring->held) != 0) syscall(SYS_kill, syscall(SYS_getpid), SIGKILL);
+      // With pages that only the daemon had, or was about to take, the program cannot go on: it would read zeros. Without, it can.
+      bool lost = vswap_load(&shim->ring->taken) != shim->published || vswap_load(&shim->ring->held) != 0;
+      if (lost) syscall(SYS_kill, syscall(SYS_getpid), SIGKILL);
       leave = true;
     }
   }

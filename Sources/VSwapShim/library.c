@@ -182,6 +182,7 @@ static void in_child(void) {
   if (phase != SHIM_ATTACHED && phase != SHIM_YOUNG) return;
   // The agent, the ring and the staging area stayed behind with the parent.
   shim->ring = NULL;
+  shim->published = 0;
   shim->request_lock = 0;
   shim_keep_only_this_thread();
   shim->family_value = vswap_load(&shim->family->promote);

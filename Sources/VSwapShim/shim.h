@@ -46,6 +46,7 @@ struct shim {
   uint32_t request_lock;  // 0, 1 held, 2 held and waited for
   uint32_t thread_slots;  // entries of `threads` ever used
   uint32_t sweep;         // next entry of `threads` to look at
+  uint32_t published;     // pages handed to the daemon, ever
   uint32_t overflow;      // more threads than entries: nothing is evicted any more
   bool debug;
   bool required;

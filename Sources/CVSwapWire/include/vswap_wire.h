@@ -122,6 +122,7 @@ struct vswap_ring {
   uint32_t generation __attribute__((aligned(64)));  // daemon, under the gate
   uint32_t registered;                               // daemon: mappings registered with the userfaultfd
   uint32_t held;                                     // daemon: pages that only the daemon has
+  uint32_t taken;                                    // daemon: pages taken from records, ever; follows `held`
   uint32_t doorbell __attribute__((aligned(64)));    // futex the agent sleeps on
   // Threads of the target inside a call that the daemon would have to be asked for if anything were registered.
   uint32_t callers __attribute__((aligned(64)));
@@ -175,6 +176,7 @@ static inline uint32_t *vswap_generation(struct vswap_ring *ring) { return &ring
 static inline uint32_t *vswap_doorbell(struct vswap_ring *ring) { return &ring->doorbell; }
 static inline uint32_t *vswap_registered(struct vswap_ring *ring) { return &ring->registered; }
 static inline uint32_t *vswap_callers(struct vswap_ring *ring) { return &ring->callers; }
+static inline uint32_t *vswap_taken(struct vswap_ring *ring) { return &ring->taken; }
 static inline uint32_t *vswap_held(struct vswap_ring *ring) { return &ring->held; }
 static inline struct vswap_request *vswap_request_of(struct vswap_ring *ring) { return &ring->request; }
 static inline const uint8_t *vswap_frames_of(struct vswap_ring *ring, uint32_t bank) { return &ring->frames[bank][0][0]; }

@@ -31,15 +31,6 @@ public struct EmbeddedHandles: Sendable {
   }
 }
 
-/// Why the daemon cannot start: one line, "what is wrong; what to do".
-public struct StartupError: Error, Equatable, Sendable {
-  public let message: String
-
-  public init(message: String) {
-    self.message = message
-  }
-}
-
 /// The configuration file: a JSON object such as `{"runtime_dir": "/run/vswapd", "pool_limit": "2G"}`, each
 /// key optional.
 public struct ConfigurationFile: Sendable, Equatable {

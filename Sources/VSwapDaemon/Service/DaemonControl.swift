@@ -16,7 +16,8 @@ extension Daemon: ControlPlane {
   private func poolStatus(_ now: SlotStatistics) -> PoolStatus {
     PoolStatus(
       objects: now.objects, originalBytes: now.originalBytes, compressedBytes: now.compressedBytes,
-      arenaBytes: now.arenaBytes, limitBytes: now.poolLimitBytes, state: budget.poolFull ? .full : .ok)
+      arenaBytes: now.arenaBytes, limitBytes: now.poolLimitBytes, state: budget.poolFull ? .full : .ok,
+      storedOriginalBytes: now.storedPages * pageSize, storedCompressedBytes: now.storedBytes)
   }
 
   private func groupStatus(_ entry: (group: Group, targets: [Target])) -> GroupStatus {

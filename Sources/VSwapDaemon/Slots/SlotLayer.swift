@@ -71,6 +71,9 @@ struct SlotLayer: @unchecked Sendable {
     let cachedPages: Atomic<Int>
     let zeroPages: Atomic<Int>
     let lostPages: Atomic<Int>
+    /// Pages that were ever compressed, and what they became.
+    let storedPages: Atomic<Int>
+    let storedBytes: Atomic<Int>
     /// Class at which the next compaction starts.
     let compactionCursor: Atomic<Int>
   }
@@ -282,6 +285,8 @@ struct SlotLayer: @unchecked Sendable {
     }
     Interleaving.point()
     freeBacking(word)
+    counters.pointee.storedPages.add(1, ordering: .relaxed)
+    counters.pointee.storedBytes.add(length, ordering: .relaxed)
     return .compressed
   }
 
@@ -379,6 +384,8 @@ struct SlotLayer: @unchecked Sendable {
       cachedPages: cachedPages,
       cacheCapacityPages: cache.capacity,
       zeroPages: zeroPages,
+      storedPages: counters.pointee.storedPages.load(ordering: .relaxed),
+      storedBytes: counters.pointee.storedBytes.load(ordering: .relaxed),
       slotsInUse: table.inUse,
       lostPages: counters.pointee.lostPages.load(ordering: .relaxed),
       metadataBytes: table.metadataBytes + cache.metadataBytes + pool.metadataBytes

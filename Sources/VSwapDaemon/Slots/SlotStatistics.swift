@@ -16,6 +16,9 @@ struct SlotStatistics: Equatable, Sendable {
   var cacheCapacityPages = 0
   /// Pages of zeros, which take nothing but their slot.
   var zeroPages = 0
+  /// Pages that were ever put into the pool, whether they have left since or not, and their bytes there.
+  var storedPages = 0
+  var storedBytes = 0
   /// Slots allocated, whatever holds their content.
   var slotsInUse = 0
   /// Pages whose content cannot be had any more.

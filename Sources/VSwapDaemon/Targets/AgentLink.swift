@@ -252,9 +252,13 @@ struct AgentLink {
     return false
   }
 
-  /// Whether the shim has to ask before mremap; and whether the target can live on without this daemon.
-  func publish(registered: Int, held: Int) {
-    vswap_store(vswap_registered(ring)!, UInt32(clamping: registered))
-    vswap_store(vswap_held(ring)!, UInt32(clamping: held))
-  }
+  /// Whether the shim has to ask before mremap.
+  func publish(registered: Int) { vswap_store(vswap_registered(ring)!, UInt32(clamping: registered)) }
+
+  /// Whether the target can live on without this daemon.
+  @inline(__always)
+  func publish(held: Int) { vswap_store(vswap_held(ring)!, UInt32(clamping: held)) }
+
+  /// After `held` says so: the records of that many more pages are of no concern to the agent any more.
+  func publish(taken pages: Int) { _ = vswap_add(vswap_taken(ring)!, UInt32(clamping: pages)) }
 }

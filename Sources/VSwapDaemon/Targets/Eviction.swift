@@ -45,7 +45,7 @@ extension TargetState {
     counters.evicted(pages: run.count)
     account.evicted(pages: run.count)
     publishSwapped()
-    publishToAgent()
+    link?.publish(taken: run.count)
   }
 
   /// Ends finished commands. Returns whether any ended.

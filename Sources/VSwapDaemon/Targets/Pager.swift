@@ -252,11 +252,11 @@ final class Pager: @unchecked Sendable {
       member.pointee.link!.grantRequest()
       return
     }
-    let deadline = vs_monotonic_ns() + Self.patience
-    if quiesce(deadline) {
+    // However long it takes: the thread that asked waits, and the call it is about to make needs the range to be let go of.
+    if quiesce(.max) {
       while hasTarget, let part = member.pointee.registered.firstIntersection(from: low, below: high) {
         guard let whole = member.pointee.registered.range(containing: part.start) else { break }
-        guard restore(member, whole.start, whole.end, deadline) != nil else { break }
+        guard restore(member, whole.start, whole.end, .max) != nil else { break }
         unregister(whole, member)
       }
     }
@@ -403,11 +403,17 @@ final class Pager: @unchecked Sendable {
   /// The agent does not keep to the protocol. Its pages go back, and the session ends; nobody else notices.
   private func expel(_ what: StaticString) {
     let member = members[0]
-    budget.release(member.pointee.link!.outstandingPages)
-    member.pointee.link!.destroy()
+    var link = member.pointee.link!
+    budget.release(link.outstandingPages)
+    // Without the link no command, record or gate is looked at any more. The socket stays open: an agent that loses its daemon while
+    // pages are out ends the program.
     member.pointee.link = nil
-    guard restore(member, 0, .max, .max) != nil else { return }
-    letGo(member, violation: what)
+    if restore(member, 0, .max, .max) != nil {
+      link.publish(held: 0)
+      link.sendLeave()
+      letGo(member, violation: what)
+    }
+    link.destroy()
   }
 
   /// Everything is restored: unregisters it all and sends the agent away.

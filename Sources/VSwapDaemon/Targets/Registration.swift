@@ -102,6 +102,6 @@ extension TargetState {
   }
 
   func publishToAgent() {
-    link?.publish(registered: registered.count, held: table.slotCount)
+    link?.publish(registered: registered.count)
   }
 }

@@ -84,6 +84,7 @@ struct TargetState {
   @inline(__always)
   func publishSwapped() {
     counters.setSwapped(table.slotCount)
+    link?.publish(held: table.slotCount)
   }
 
   func isPrivate(_ start: UInt64, _ end: UInt64) -> Bool { privateRanges.overlap(start, end) }
