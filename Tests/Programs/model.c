@@ -208,7 +208,7 @@ static void print_steps(void) {
       for (int k = 0; k < 2; k++)
         if (t->count[k]) dprintf(2, " %u+%u", t->first[k], t->count[k]);
       if (t->place != UINT32_MAX) dprintf(2, " -> %u", t->place);
-      dprintf(2, "%s\n", t->result == -2 ? " (not finished)" : t->result < 0 ? " (nothing)" : t->result > 0 ? strerror(t->result) : "");
+      dprintf(2, "%s%s\n", t->result > 0 ? " refused: " : "", t->result == -2 ? " (not finished)" : t->result < 0 ? " (nothing)" : t->result > 0 ? strerror(t->result) : "");
     }
   }
 }

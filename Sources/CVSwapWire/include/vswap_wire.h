@@ -203,4 +203,16 @@ static inline void vswap_give(struct vswap_ring *ring, uint32_t bank, uint32_t s
   vswap_store(&idle->sequence, sequence);
 }
 
+// For tests that play the agent.
+static inline void vswap_play_record(struct vswap_ring *ring, uint32_t bank, uint32_t index, struct vswap_record record) {
+  ring->bank[bank].records[index] = record;
+}
+static inline void vswap_play_count(struct vswap_ring *ring, uint32_t bank, uint32_t count) {
+  vswap_store(&ring->bank[bank].record_count, count);
+}
+static inline uint32_t vswap_play_sequence(struct vswap_ring *ring, uint32_t bank) { return ring->bank[bank].sequence; }
+static inline void vswap_play_finished(struct vswap_ring *ring, uint32_t bank, uint32_t sequence) {
+  vswap_store(&ring->bank[bank].finished, sequence);
+}
+
 #endif

@@ -115,7 +115,7 @@ struct GroupAccount: @unchecked Sendable {
   /// Watermarks as kswapd has them: reclaim begins above `high` and ends below `low`. For a group with a limit.
   var high: Int { (limit ?? 0) - reserve - Self.step(ofLimit: limit ?? 0) }
   var low: Int { high - Self.step(ofLimit: limit ?? 0) }
-  private static func step(ofLimit limit: Int) -> Int { min(max(limit / 16, 512), 4096) }
+  private static func step(ofLimit limit: Int) -> Int { min(max(limit / 16, 512), 4096, limit / 8) }
 
   /// For `reserve`: 4 ms of growth at 2 GiB/s, but no more than an eighth of the limit.
   static func growthReserve(ofLimit limit: Int) -> Int { min(2048, limit / 8) }

@@ -7,7 +7,7 @@ seconds_model_threads=600
 case_model_threads() {
   local i
   for i in 0 1 2 3 4 5 6 7 8 9; do
-    limited 24M "$PROGRAMS/model" --seed $((SEED + i)) --size 96 --steps 3000 --threads 2 || fail "seed $((SEED + i))"
+    limited 24M "$PROGRAMS/model" --seed $((SEED + i)) --size 96 --steps 1200 --threads 2 || fail "seed $((SEED + i))"
   done
   remark "seeds=$SEED...$((SEED + 9))"
   require_swapping
@@ -19,8 +19,8 @@ case_model_sequence() {
   local i seed
   for i in 0 1 2; do
     seed=$((SEED + 100 + i))
-    "$PROGRAMS/model" --seed $seed --size 64 --steps 3000 --threads 0 >native.out || fail "seed $seed fails without a limit"
-    limited 16M "$PROGRAMS/model" --seed $seed --size 64 --steps 3000 --threads 0 >limited.out || fail "seed $seed"
+    "$PROGRAMS/model" --seed $seed --size 64 --steps 2000 --threads 0 >native.out || fail "seed $seed fails without a limit"
+    limited 16M "$PROGRAMS/model" --seed $seed --size 64 --steps 2000 --threads 0 >limited.out || fail "seed $seed"
     cat native.out limited.out
     [[ $(grep -o 'refused=.*outcome=[0-9a-f]*' native.out | sed 's/free.*outcome/outcome/') == \
       $(grep -o 'refused=.*outcome=[0-9a-f]*' limited.out | sed 's/free.*outcome/outcome/') ]] ||
@@ -33,7 +33,7 @@ case_model_sequence() {
 # Many threads, no forks: events of one thread against faults of the others.
 seconds_model_crowd=200
 case_model_crowd() {
-  limited 16M "$PROGRAMS/model" --seed $((SEED + 200)) --size 64 --seconds 15 --threads 8 --without fork_work,fork_long,fork_quick
+  limited 16M "$PROGRAMS/model" --seed $((SEED + 200)) --size 64 --seconds 10 --threads 8 --without fork_work,fork_long,fork_quick
   require_swapping
 }
 
