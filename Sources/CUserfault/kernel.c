@@ -199,6 +199,9 @@ uint64_t vs_growth_of_mremap(pid_t thread) {
   long number;
   unsigned long long address, before, after;
   if (sscanf(text, "%ld %llx %llx %llx", &number, &address, &before, &after) != 4) return 0;
+  // The kernel rounds lengths up to pages.
+  before = (before + 4095) & ~4095ull;
+  after = (after + 4095) & ~4095ull;
   return number == SYS_mremap && after > before ? after - before : 0;
 }
 
