@@ -13,6 +13,8 @@ struct MappedRegion {
   var growsDown = false
   /// From smaps only: locked, wiped or dropped at fork, device memory, huge pages, shadow stack, a thread's stack.
   var excluded = false
+  /// From smaps only: registered with some userfaultfd for missing pages.
+  var tracksMissing = false
   /// From smaps only: VmFlags `nh`, which MAP_STACK sets since 6.7.
   var noHugePages = false
 
@@ -131,6 +133,7 @@ struct MemoryMap: ~Copyable {
     while cursor + 2 < line.count {
       let flag = UInt16(line[cursor + 1]) << 8 | UInt16(line[cursor + 2])
       if flag == pair("n", "h") { region.noHugePages = true }
+      if flag == pair("u", "m") { region.tracksMissing = true }
       for forbidden in forbiddenFlags where flag == forbidden { region.excluded = true }
       cursor += 3
     }

@@ -67,7 +67,6 @@ extension TargetState {
       let chosen = chooseRuns(link!.runs(of: bank), &map, layer: layer)
       budget.release(AgentLink.bankPages - chosen.pages)
       if chosen.pages == 0 { return }
-      sweep.askedSinceWrap += chosen.pages
       link!.submit(bank: bank, runs: chosen.runs, pages: chosen.pages)
     }
   }
@@ -103,8 +102,8 @@ extension TargetState {
   private mutating func makeEvictableCurrent(_ map: inout MemoryMap) -> Bool {
     let stale = evictableGeneration != layoutGeneration || evictable.count == 0
     guard stale, vs_monotonic_ns() - sweep.refreshedAt > 10_000_000 else { return evictable.count > 0 }
-    guard (try? refreshEvictable(&map)) != nil else { return false }
-    return evictable.count > 0
+    // A child starts with nothing evictable, so `registered` has been compared with the kernel's view before its first eviction.
+    return refreshEvictable(&map) && evictable.count > 0
   }
 
   /// The next stretch of at most 2 MiB of one evictable mapping.
@@ -120,7 +119,7 @@ extension TargetState {
     let inVain = sweep.movedSinceWrap == 0
     sweep.hand = 0
     sweep.movedSinceWrap = 0
-    sweep.askedSinceWrap = 0
+    sweep.rounds += 1
     sweep.wraps = inVain ? sweep.wraps + 1 : 0
     if sweep.wraps > Self.roundsInVain {
       sweep.wraps = 0
@@ -128,7 +127,7 @@ extension TargetState {
       counters.sweptInVain += 1
       return false
     }
-    if vs_monotonic_ns() - sweep.refreshedAt > 10_000_000 { _ = try? refreshEvictable(&map) }
+    if vs_monotonic_ns() - sweep.refreshedAt > 10_000_000 && !refreshEvictable(&map) { return false }
     return evictable.count > 0
   }
 

@@ -67,7 +67,7 @@ final class Pager: @unchecked Sendable {
   private var polled: [pollfd] = []
   private var lastCPU: Int32 = -1
   private var faultsSinceLook = 0
-  private var evictRequest: (promise: Promise<EvictResult>, before: Int, vainBefore: Int, goal: Int)?
+  private var evictRequest: (promise: Promise<EvictResult>, before: Int, roundsBefore: Int, goal: Int)?
   private var grantedRange: Range<UInt64>?
 
   /// Takes over `state`, `mailbox` and `buffers`.
@@ -248,26 +248,22 @@ final class Pager: @unchecked Sendable {
     let high = request.end / UInt64(pageSize)
     grantedRange = low..<max(low, high)
     member.pointee.requestGranted = true
-    if request.kind == UInt32(VSWAP_RELEASE_SPANNED.rawValue) && isOneMapping(low, high) {
-      member.pointee.link!.grantRequest()
-      return
-    }
+    let spanned = request.kind == UInt32(VSWAP_RELEASE_SPANNED.rawValue)
     // However long it takes: the thread that asked waits, and the call it is about to make needs the range to be let go of.
-    if quiesce(.max) {
-      while hasTarget, let part = member.pointee.registered.firstIntersection(from: low, below: high) {
-        guard let whole = member.pointee.registered.range(containing: part.start) else { break }
-        guard restore(member, whole.start, whole.end, .max) != nil else { break }
-        unregister(whole, member)
+    if quiesce(.max), let touched = mappings(low, high), !(spanned && touched.count == 1) {
+      for region in touched where region.anonymous && !member.pointee.isPrivate(region.start, region.end) {
+        guard restore(member, region.start, region.end, .max) != nil else { break }
+        unregister((region.start, region.end), member)
       }
     }
     guard hasTarget else { return }
     member.pointee.link?.grantRequest()
   }
 
-  /// Whether the range lies in a single mapping, as far as the kernel is concerned: ours were whole once, but mprotect and its like split them.
-  private func isOneMapping(_ low: UInt64, _ high: UInt64) -> Bool {
-    guard let regions = try? map.regions(withFlags: false) else { return false }
-    return regions.contains { $0.start <= low && high <= $0.end }
+  /// The mappings that touch a range, as the kernel has them: what was registered as one may have been split by mprotect since, and what appeared in
+  /// a hole that was registered along with it is in no list of ours.
+  private func mappings(_ low: UInt64, _ high: UInt64) -> [MappedRegion]? {
+    try? map.regions(withFlags: false).filter { $0.start < high && low < $0.end }
   }
 
   private func unregister(_ range: (start: UInt64, end: UInt64), _ member: Member) {
@@ -334,16 +330,17 @@ final class Pager: @unchecked Sendable {
     let goal = bytes.map { ($0 + pageSize - 1) / pageSize } ?? Int.max / 4
     counters.wanted = max(counters.wanted, goal)
     members[0].pointee.sweep.pausedUntil = 0
-    evictRequest = (promise, counters.evictions, counters.sweptInVain, goal)
+    evictRequest = (promise, counters.evictions, members[0].pointee.sweep.rounds, goal)
   }
 
   private func finishEvictRequest(_ member: Member) {
     guard let request = evictRequest else { return }
     let counters = member.pointee.counters
     let done = counters.evictions - request.before
-    let inVain = counters.sweptInVain > request.vainBefore
-    let blocked = budget.poolFull && !member.pointee.link!.isOutstanding
-    guard done >= request.goal || inVain || blocked else { return }
+    // Every second chance is used up after so many rounds; a program that keeps bringing pages back would never be done.
+    let isThrough = member.pointee.sweep.rounds - request.roundsBefore > Int(PageTableEntry.maximumChances) + 1
+    let isBlocked = budget.poolFull && !member.pointee.link!.isOutstanding
+    guard done >= request.goal || isThrough || isBlocked else { return }
     counters.wanted = 0
     evictRequest = nil
     request.promise.fulfil(EvictResult(pages: done))
@@ -494,8 +491,10 @@ final class Pager: @unchecked Sendable {
     member.deallocate()
     if wasTarget {
       hasTarget = false
-      evictRequest?.promise.fulfil(EvictResult(pages: 0))
-      evictRequest = nil
+      if let request = evictRequest {
+        request.promise.fulfil(EvictResult(pages: counters.evictions - request.before))
+        evictRequest = nil
+      }
       family.targetEnded(target, becauseOf: violation.map { "\($0)" })
     } else {
       counters.destroy()

@@ -3,16 +3,34 @@ import Glibc
 
 /// Which mappings of a target are registered, and which may be evicted from.
 extension TargetState {
-  /// Looks at smaps again: mappings that are private, anonymous, writable, and not locked, wiped at fork, or somebody's stack.
-  mutating func refreshEvictable(_ map: inout MemoryMap) throws(KernelError) {
+  /// Looks at smaps again: mappings that are private, anonymous, writable, and not locked, wiped at fork, or somebody's stack. false: it could
+  /// not be read, or what it shows is changing.
+  mutating func refreshEvictable(_ map: inout MemoryMap) -> Bool {
     let generation = layoutGeneration
-    let regions = try map.regions(withFlags: true)
+    guard let regions = try? map.regions(withFlags: true) else { return false }
+    // Events are read by this thread alone. So if none is unread now, none was when smaps was read.
+    guard case .unmapped = uffd.probe(at: probeAddress) else { return false }
+    forgetUntracked(regions)
     evictable.removeAll()
     for region in regions where region.anonymous && region.writable && !region.excluded {
       if !isPrivate(region.start, region.end) { evictable.insert(from: region.start, below: region.end) }
     }
     evictableGeneration = generation
     sweep.refreshedAt = vs_monotonic_ns()
+    return true
+  }
+
+  /// What the kernel does not have registered leaves `registered`. A child has it from its parent, but not the mappings that were not
+  /// copied (MADV_DONTFORK); and shmat(SHM_REMAP) replaces a mapping without an event. Evicting from such a place would lose the page.
+  private mutating func forgetUntracked(_ regions: [MappedRegion]) {
+    var cursor: UInt64 = 0
+    for region in regions {
+      if region.start > cursor { registered.remove(from: cursor, below: region.start) }
+      if !region.tracksMissing { registered.remove(from: region.start, below: region.end) }
+      cursor = region.end
+    }
+    registered.remove(from: cursor, below: .max)
+    publishToAgent()
   }
 
   /// Back-pressure: registers all that can grow, reservations without access included, so that first touches come to the daemon.

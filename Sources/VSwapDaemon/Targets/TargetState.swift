@@ -119,8 +119,10 @@ struct Sweep {
   /// Page from which the next scan goes on.
   var hand: UInt64 = 0
   var movedSinceWrap = 0
-  var askedSinceWrap = 0
+  /// Rounds in a row that moved nothing.
   var wraps = 0
+  /// Rounds ever.
+  var rounds = 0
   /// Monotonic nanoseconds before which no new round begins, after one in vain.
   var pausedUntil: UInt64 = 0
   /// When smaps was read last.
