@@ -117,6 +117,7 @@ struct GroupAccount: @unchecked Sendable {
   var low: Int { high - Self.step(ofLimit: limit ?? 0) }
   private static func step(ofLimit limit: Int) -> Int { min(max(limit / 16, 512), 4096, limit / 8) }
 
-  /// For `reserve`: 4 ms of growth at 2 GiB/s, but no more than an eighth of the limit.
-  static func growthReserve(ofLimit limit: Int) -> Int { min(2048, limit / 8) }
+  /// For `reserve`: 16 ms of growth at 2 GiB/s, which is how long a busy machine may keep the pager from running, but no more than a
+  /// quarter of the limit.
+  static func growthReserve(ofLimit limit: Int) -> Int { min(8192, limit / 4) }
 }
