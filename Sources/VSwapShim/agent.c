@@ -72,11 +72,28 @@ static void publish(struct eviction *work, uint32_t run, uint64_t address, uint3
   vswap_store(&work->bank->record_count, work->records);
 }
 
+static bool daemon_gone(void) {
+  char byte;
+  long length = syscall(SYS_recvfrom, shim->socket, &byte, 1, MSG_DONTWAIT | MSG_PEEK, NULL, NULL);
+  return length == 0 || (length < 0 && errno != EAGAIN && errno != EINTR);
+}
+
+/// false: the daemon died with the gate in its hand.
+static bool enter_gate(void) {
+  uint32_t *gate = &shim->ring->gate;
+  if (vswap_replace(gate, 0, 1)) return true;
+  while (vswap_exchange(gate, 2) != 0) {
+    shim_futex_wait(gate, 2, 100);
+    if (daemon_gone()) return false;
+  }
+  return true;
+}
+
 /// One MOVE under the gate. Returns the pages moved, or -errno. With ECANCELED the command is to be abandoned:
 /// an event has changed the address space since the daemon gave it.
 static int64_t move_piece(struct eviction *work, uint32_t run, uint64_t address, uint32_t pages) {
   int64_t moved;
-  shim_lock(&shim->ring->gate);
+  if (!enter_gate()) return -ECANCELED;
   if (vswap_load(&shim->ring->generation) != work->bank->generation) {
     moved = -ECANCELED;
   } else {
@@ -175,12 +192,6 @@ static bool execute_oldest(bool *leave) {
     evict((uint32_t)chosen);
   }
   return true;
-}
-
-static bool daemon_gone(void) {
-  char byte;
-  long length = syscall(SYS_recvfrom, shim->socket, &byte, 1, MSG_DONTWAIT | MSG_PEEK, NULL, NULL);
-  return length == 0 || (length < 0 && errno != EAGAIN && errno != EINTR);
 }
 
 /// Lets a thread that waits for the daemon go on without it.

@@ -70,8 +70,10 @@ static long call_released(uint32_t kind, uint64_t start, uint64_t length, long n
 /// The call itself, and around it whatever keeps the daemon from registering or evicting what the call is about to change. While nothing
 /// is registered it is enough to be counted: the daemon registers nothing then.
 static long call(uint32_t kind, uint64_t start, uint64_t length, long number, const long *arguments) {
-  if (shim_ready() && vswap_load(&shim->phase) == SHIM_YOUNG) shim_grow_up();
-  if (!shim_ready() || vswap_load(&shim->phase) != SHIM_ATTACHED)
+  // A child made by clone(2) itself never went through our fork handler: nothing here is its own.
+  bool ours = shim_ready() && shim->process == (uint32_t)syscall(SYS_getpid);
+  if (ours && vswap_load(&shim->phase) == SHIM_YOUNG) shim_grow_up();
+  if (!ours || vswap_load(&shim->phase) != SHIM_ATTACHED)
     return syscall(number, arguments[0], arguments[1], arguments[2], arguments[3], arguments[4]);
   vswap_add(&shim->ring->callers, 1);
   if (vswap_add(&shim->ring->registered, 0) != 0) {
@@ -100,14 +102,29 @@ EXPORTED void *mremap(void *address, size_t old_length, size_t length, int flags
   return (void *)call(VSWAP_RELEASE_SPANNED, (uintptr_t)address, old_length, SYS_mremap, arguments);
 }
 
+/// MADV_FREE may drop the pages at once. Here it does: the daemon cannot tell pages that the kernel will drop some day from those
+/// that were written again, and would never evict them.
+static int free_pages(void *address, size_t length) {
+  int result = (int)syscall(SYS_madvise, address, length, MADV_FREE);
+  bool served = shim_ready() && vswap_load(&shim->phase) == SHIM_ATTACHED && vswap_load(&shim->ring->registered) != 0;
+  if (result == 0 && served) return (int)syscall(SYS_madvise, address, length, MADV_DONTNEED);
+  return result;
+}
+
 EXPORTED int madvise(void *address, size_t length, int advice) {
   long arguments[5] = {(long)address, (long)length, advice, 0, 0};
+  if (advice == MADV_FREE) return free_pages(address, length);
   bool silent = advice == MADV_WIPEONFORK || advice == MADV_DONTFORK || advice == MADV_GUARD_INSTALL;
   if (!silent || length == 0) return (int)syscall(SYS_madvise, arguments[0], arguments[1], arguments[2]);
   return (int)call(VSWAP_RELEASE_RANGE, (uintptr_t)address, length, SYS_madvise, arguments);
 }
 
-struct shim_thread *shim_new_thread_entry(void) {
+static void free_entry(struct shim_thread *entry) {
+  entry->thread = 0;
+  __atomic_store_n(&entry->high, 0, __ATOMIC_RELEASE);
+}
+
+static struct shim_thread *take_free_entry(void) {
   for (uint32_t index = 0; index < SHIM_THREADS; index++) {
     struct shim_thread *entry = &shim->threads[index];
     uint64_t empty = 0;
@@ -116,8 +133,23 @@ struct shim_thread *shim_new_thread_entry(void) {
     while (used < index + 1 && !vswap_replace(&shim->thread_slots, used, index + 1)) used = vswap_load(&shim->thread_slots);
     return entry;
   }
-  vswap_store(&shim->overflow, 1);
   return NULL;
+}
+
+static bool free_if_dead(struct shim_thread *entry) {
+  uint32_t thread = vswap_load(&entry->thread);
+  if (thread == 0 || syscall(SYS_tgkill, syscall(SYS_getpid), thread, 0) == 0 || errno != ESRCH) return false;
+  free_entry(entry);
+  return true;
+}
+
+struct shim_thread *shim_new_thread_entry(void) {
+  struct shim_thread *entry = take_free_entry();
+  if (entry) return entry;
+  for (uint32_t index = 0; index < SHIM_THREADS; index++) free_if_dead(&shim->threads[index]);
+  entry = take_free_entry();
+  if (!entry) vswap_store(&shim->overflow, 1);
+  return entry;
 }
 
 void shim_protect_thread(struct shim_thread *entry, uint64_t stack_size) {
@@ -142,17 +174,10 @@ uint32_t shim_evictable(uint64_t address, uint32_t pages) {
   return (uint32_t)((end - address) / SHIM_PAGE);
 }
 
-static void free_entry(struct shim_thread *entry) {
-  entry->thread = 0;
-  __atomic_store_n(&entry->high, 0, __ATOMIC_RELEASE);
-}
-
 void shim_forget_dead_threads(void) {
   uint32_t used = vswap_load(&shim->thread_slots);
   for (uint32_t looks = 0; looks < 8 && looks < used; looks++) {
-    struct shim_thread *entry = &shim->threads[shim->sweep++ % used];
-    uint32_t thread = vswap_load(&entry->thread);
-    if (thread != 0 && syscall(SYS_tgkill, syscall(SYS_getpid), thread, 0) != 0 && errno == ESRCH) free_entry(entry);
+    free_if_dead(&shim->threads[shim->sweep++ % used]);
   }
 }
 

@@ -181,6 +181,7 @@ static void in_child(void) {
   uint32_t phase = vswap_load(&shim->phase);
   if (phase != SHIM_ATTACHED && phase != SHIM_YOUNG) return;
   // The agent, the ring and the staging area stayed behind with the parent.
+  shim->process = (uint32_t)getpid();
   shim->ring = NULL;
   shim->published = 0;
   shim->request_lock = 0;
@@ -200,6 +201,7 @@ __attribute__((constructor)) static void enter(void) {
   int error = errno;
   if (!shim_real_pthread_create) find_pthread_create();
   if (!map_private()) return;
+  shim->process = (uint32_t)getpid();
   find_libraries();
   const char *wrong = read_environment();
   struct shim_thread *entry = shim_new_thread_entry();

@@ -42,6 +42,7 @@ struct shim_thread {
 };
 
 struct shim {
+  uint32_t process;       // whose state this is
   uint32_t phase;         // enum shim_phase, futex
   uint32_t request_lock;  // 0, 1 held, 2 held and waited for
   uint32_t thread_slots;  // entries of `threads` ever used

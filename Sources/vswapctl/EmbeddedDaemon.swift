@@ -72,6 +72,8 @@ final class EmbeddedDaemon {
     guard let template = strdup("\(parent)/vswapd.XXXXXX") else { throw systemRefusal("no memory") }
     defer { free(template) }
     guard let made = mkdtemp(template) else { throw systemRefusal("cannot make a directory in \(parent)") }
+    // Processes of CMD that change their user must reach attach.sock; control.sock stays the owner's.
+    chmod(made, 0o711)
     return String(cString: made)
   }
 

@@ -9,7 +9,8 @@ final class LimitKeeper: @unchecked Sendable {
   private let budget: FrameBudget
   private let bell: Int32
   private var known: [ObjectIdentifier: Memory] = [:]
-  private var young: [Int32: Int32] = [:]
+  /// Children without an agent: process number to an open statm, and the target that named them.
+  private var young: [Int32: (statm: Int32, parent: UInt32)] = [:]
 
   /// What is remembered of a group between two looks.
   private struct Memory {
@@ -100,17 +101,17 @@ final class LimitKeeper: @unchecked Sendable {
     for place in max(0, next - 64)..<next {
       let processID = Int32(bitPattern: vswap_family_child(page, UInt32(place % 64)))
       guard processID > 0, !targets.contains(where: { $0.processID == processID }) else { continue }
-      let statm = young[processID] ?? open("/proc/\(processID)/statm", O_RDONLY | O_CLOEXEC)
+      let statm = young[processID]?.statm ?? open("/proc/\(processID)/statm", O_RDONLY | O_CLOEXEC)
       guard statm >= 0 else { continue }
-      young[processID] = statm
+      young[processID] = (statm, target.id)
       sum += max(0, Int(vs_resident_pages(statm)))
     }
     return sum
   }
 
   private func forgetYoung() {
-    for (processID, statm) in young where vs_resident_pages(statm) < 0 {
-      close(statm)
+    for (processID, child) in young where vs_resident_pages(child.statm) < 0 {
+      close(child.statm)
       young[processID] = nil
     }
   }
@@ -124,7 +125,10 @@ final class LimitKeeper: @unchecked Sendable {
     let now = vs_monotonic_ns()
     guard now - memory.sharedMeasuredAt > 200_000_000 else { return memory.sharedPages }
     var processes = targets.map { (id: $0.processID, statm: $0.statm) }
-    processes += young.map { (id: $0.key, statm: $0.value) }
+    for (processID, child) in young
+    where targets.contains(where: { $0.id == child.parent }) && !targets.contains(where: { $0.processID == processID }) {
+      processes.append((id: processID, statm: child.statm))
+    }
     var surplus = 0
     for process in processes {
       guard let fair = ProportionalSize.anonymousPages(of: process.id) else { continue }
@@ -156,8 +160,8 @@ final class LimitKeeper: @unchecked Sendable {
   private func reclaim(_ pages: Int, _ targets: [Target]) {
     let sum = max(1, targets.reduce(0) { $0 + $1.counters.resident })
     for target in targets {
-      let share = pages * target.counters.resident / sum
-      guard share > 0, target.counters.wanted < share else { continue }
+      let share = max(1, pages * target.counters.resident / sum)
+      guard target.counters.wanted < share else { continue }
       target.counters.wanted = share
       target.pager?.nudge()
     }

@@ -38,7 +38,7 @@ extension TargetState {
     var failure: Int32 = 0
     while true {
       let count = uffd.read(into: buffers.messages, capacity: FaultBuffers.messageCapacity, failure: &failure)
-      if count < 0 { return failure == EMFILE || failure == ENFILE ? .again : .gone }
+      if count < 0 { return .again }
       for index in 0..<count { take(buffers.messages[index], buffers, &faults) }
       if count < FaultBuffers.messageCapacity { break }
     }
@@ -58,7 +58,7 @@ extension TargetState {
     case .remove(let start, let end): applyRemove(start, end, layer: buffers.layer)
     case .unmap(let start, let end): applyUnmap(start, end, layer: buffers.layer)
     case .remap(let from, let to, let length):
-      if !applyRemap(from, to, length, layer: buffers.layer) { isBroken = true }
+      applyRemap(from, to, length, layer: buffers.layer)
     case .fork(let descriptor): take(fork: descriptor, buffers)
     case .unknown: break
     }
@@ -71,6 +71,7 @@ extension TargetState {
   }
 
   private mutating func serveAll(_ buffers: FaultBuffers, _ faults: inout Int) -> DrainOutcome {
+    if !isSettled(buffers.layer) { return .again }
     var served = 0
     while served < faults {
       switch serve(buffers.faults[served], buffers) {

@@ -19,7 +19,10 @@ extension TargetState {
       switch link!.nextEvicted() {
       case .none: return .taken
       case .violation(let what): return .violation(what)
-      case .evicted(let run): store(run, layer)
+      case .evicted(let run):
+        // The kernel moves nothing while an event is outstanding.
+        settleAll(layer)
+        store(run, layer)
       }
     }
   }
@@ -76,7 +79,10 @@ extension TargetState {
     _ runs: UnsafeMutablePointer<vswap_run>, _ map: inout MemoryMap, layer: SlotLayer
   ) -> (runs: Int, pages: Int) {
     var builder = RunBuilder(runs: runs, limit: min(AgentLink.bankPages, max(16, counters.wanted)))
-    guard makeEvictableCurrent(&map) else { return (0, 0) }
+    guard makeEvictableCurrent(&map) else {
+      rest()
+      return (0, 0)
+    }
     // Scans that find nothing end somewhere: a round that skips only pages with chances left is followed by one that does not.
     var scans = 0
     while !builder.isFull && scans < 256 {
@@ -123,12 +129,18 @@ extension TargetState {
     sweep.wraps = inVain ? sweep.wraps + 1 : 0
     if sweep.wraps > Self.roundsInVain {
       sweep.wraps = 0
-      sweep.pausedUntil = vs_monotonic_ns() + 20_000_000
-      counters.sweptInVain += 1
+      rest()
       return false
     }
     if vs_monotonic_ns() - sweep.refreshedAt > 10_000_000 && !refreshEvictable(&map) { return false }
     return evictable.count > 0
+  }
+
+  /// There is nothing to evict for now.
+  private mutating func rest() {
+    sweep.pausedUntil = vs_monotonic_ns() + 20_000_000
+    sweep.rounds += 1
+    counters.sweptInVain += 1
   }
 
   /// Every page may have that many chances, and one round more is needed to be sure.

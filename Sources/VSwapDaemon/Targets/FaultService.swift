@@ -22,7 +22,8 @@ extension TargetState {
       return .done
     }
     if page == identityPage { return serveIdentity(fault, buffers) }
-    if account.room <= 0 && !requestGranted {
+    // A child without an agent waits for nothing: it gets one as soon as the group comes near its limit.
+    if account.room <= 0 && link != nil && !requestGranted && fault.thread != agentThread {
       park(fault)
       return .done
     }
@@ -58,6 +59,7 @@ extension TargetState {
     }
     switch outcome {
     case .filled:
+      pending.forgetTails()
       let fromCache = loaded == .cached
       leaveSlot(page, slot, chances: fromCache ? 2 : 1, buffers.layer)
       counters.faultedIn(fromCache: fromCache)
@@ -97,6 +99,7 @@ extension TargetState {
         real
         ? uffd.copy(to: fault.address, from: buffers.zeros, length: length) : uffd.zero(fault.address, length: length)
       if case .filled(let filled) = outcome {
+        pending.forgetTails()
         noteZeroFilled(page, filled, real: real)
         return .done
       }

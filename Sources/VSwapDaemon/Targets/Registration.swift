@@ -9,7 +9,7 @@ extension TargetState {
     let generation = layoutGeneration
     guard let regions = try? map.regions(withFlags: true) else { return false }
     // Events are read by this thread alone. So if none is unread now, none was when smaps was read.
-    guard case .unmapped = uffd.probe(at: probeAddress) else { return false }
+    guard pending.deferredCount == 0, case .unmapped = uffd.probe(at: probeAddress) else { return false }
     forgetUntracked(regions)
     evictable.removeAll()
     for region in regions where region.anonymous && region.writable && !region.excluded {
@@ -70,6 +70,7 @@ extension TargetState {
     guard region.anonymous, !isPrivate(region.start, region.end), !requestGranted else { return false }
     if let link, !link.announceRegistration() { return false }
     guard case .unmapped = uffd.probe(at: probeAddress) else { return false }
+    settleAll(layer)
     forgetUnregistered(region.start, region.end, layer: layer)
     let ceiling = Self.ceiling(regions, index)
     // Where the hole in front was taken by something else meanwhile, the mapping itself may still do.

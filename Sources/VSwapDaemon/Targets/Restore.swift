@@ -14,6 +14,7 @@ extension TargetState {
 
   /// One batch of adjacent pages of [from, end). No command may be outstanding.
   mutating func restoreStep(from: UInt64, below end: UInt64, _ buffers: FaultBuffers) -> RestoreStep {
+    guard isSettled(buffers.layer) else { return .changing }
     var cursor = from
     while let found = table.next(from: cursor, below: end) {
       guard PageTableEntry.isSlot(found.entry) else {
@@ -59,10 +60,12 @@ extension TargetState {
         return .restored(next: first + 1, pages: 0)
       case .unmapped where count > 1:
         count = 1
-      case .unmapped, .failed:
-        // The mapping goes, and its event is on the way; or the kernel has no memory. The slot stays.
+      case .unmapped:
+        // The mapping goes, and its event is on the way.
         return .restored(next: first + 1, pages: 0)
-      case .changing: return .changing
+      case .changing, .failed:
+        // Or the kernel has no memory just now.
+        return .changing
       case .gone: return .gone
       }
     }

@@ -8,6 +8,8 @@ final class TargetRegistry: Pager.Family, @unchecked Sendable {
   private var groups: [String: Group] = [:]
   private var ended: [Ended] = []
   private var youngPagers: [UInt64: Pager] = [:]
+  /// Children between two pagers.
+  private var handingOver = 0
   private var freeIdentifiers: [UInt32] = []
   private var nextIdentifier: UInt32 = 1
   private let whenChanged: @Sendable () -> Void
@@ -57,6 +59,7 @@ final class TargetRegistry: Pager.Family, @unchecked Sendable {
     lock.lock()
     target.group.targets.append(target)
     target.group.everyTarget += 1
+    if target.isForked { handingOver -= 1 }
     groups[target.group.id] = target.group
     lock.unlock()
     whenChanged()
@@ -100,7 +103,7 @@ final class TargetRegistry: Pager.Family, @unchecked Sendable {
     lock.lock()
     youngPagers[token] = nil
     pager.target.youngChildren -= 1
-    if let id { freeIdentifiers.append(id) }
+    if let id { freeIdentifiers.append(id) } else { handingOver += 1 }
     lock.unlock()
     whenChanged()
   }
@@ -174,7 +177,7 @@ final class TargetRegistry: Pager.Family, @unchecked Sendable {
   var population: Int {
     lock.lock()
     defer { lock.unlock() }
-    return groups.values.reduce(youngPagers.count) { $0 + $1.targets.count }
+    return groups.values.reduce(youngPagers.count + handingOver) { $0 + $1.targets.count }
   }
 
   static func totals(of group: Group) -> Totals {

@@ -16,6 +16,8 @@ struct TargetState {
   var link: AgentLink?
   /// 0 while unknown: a child without an agent.
   var processID: Int32
+  /// Never kept waiting for room: it is what makes room.
+  var agentThread: Int32 = 0
   /// /proc/PID/pagemap, or -1.
   var pagemap: Int32 = -1
 
@@ -38,6 +40,7 @@ struct TargetState {
   /// Faults of threads that may not grow the group now.
   let waiting: UnsafeMutablePointer<Fault>
   var waitingCount = 0
+  var pending = PendingMoves()
   /// Monotonic nanoseconds since which the kernel refuses to fill pages though no event is left to read; 0: it does not.
   var refusedSince: UInt64 = 0
   /// A thread was granted a range: nothing is registered or evicted until it is done.
@@ -75,6 +78,7 @@ struct TargetState {
     discarded.destroy()
     evictable.destroy()
     waiting.deallocate()
+    pending.destroy()
     link?.destroy()
     link = nil
     if pagemap >= 0 { close(pagemap) }
