@@ -32,7 +32,7 @@ import Testing
       account.reserve = reserve
       #expect(account.low < account.high)
       #expect(account.high < limit - reserve)
-      #expect(account.low > limit / 2)
+      #expect(account.low >= limit / 2)
     }
   }
 
