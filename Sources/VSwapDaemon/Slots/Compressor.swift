@@ -10,7 +10,8 @@ final class Compressor: @unchecked Sendable {
   /// Pages that stay uncompressed: a refault from here costs a copy.
   private let keep: Int
   private let bell: Int32
-  private let stopped: UnsafeMutablePointer<UInt32>
+  private let preparing = Lock.create()
+  private var isPrepared = false
 
   init(layer: SlotLayer, budget: FrameBudget, keep: Int) throws(KernelError) {
     self.layer = layer
@@ -18,13 +19,11 @@ final class Compressor: @unchecked Sendable {
     self.keep = keep
     bell = vs_eventfd()
     guard bell >= 0 else { throw KernelError(call: "eventfd", code: -bell) }
-    stopped = .allocate(capacity: 1)
-    stopped.initialize(to: 0)
   }
 
   deinit {
     close(bell)
-    stopped.deallocate()
+    preparing.destroy()
   }
 
   func start(workers: Int) throws(KernelError) {
@@ -33,14 +32,20 @@ final class Compressor: @unchecked Sendable {
     }
   }
 
+  /// Before a target runs. A daemon without targets stays small; the first one waits some milliseconds while the cache gets its memory,
+  /// because later it would hold the lock of the address space that pagers need.
+  func prepare() {
+    preparing.lock()
+    if !isPrepared { layer.cache.populate() }
+    isPrepared = true
+    preparing.unlock()
+  }
+
   func nudge() { _ = vs_eventfd_signal(bell) }
 
   private func run() {
     let codec = Codec.create()
     var idle = pollfd(fd: bell, events: Int16(POLLIN), revents: 0)
-    // A daemon without targets stays small; the first target rings.
-    while poll(&idle, 1, -1) <= 0 {}
-    layer.cache.populate()
     while true {
       let isWaiting = layer.cachedPages <= keep || budget.poolFull
       if isWaiting {

@@ -60,6 +60,7 @@ struct Handshake {
   // MARK: - A new program
 
   private func attachNew(_ connection: Int32, _ hello: vswap_hello, _ processID: Int32) throws -> Pager {
+    compressor.prepare()
     let endpoint = try Endpoint(processID: processID, layer: layer)
     var passed: Int32 = -1
     do {

@@ -114,7 +114,6 @@ final class Pager: @unchecked Sendable {
   func run() {
     // Threads that fault sleep meanwhile, and those that outgrow the limit have to be stopped soon.
     _ = vs_favour_thread(0)
-    compressor.nudge()
     while !members.isEmpty {
       wait()
       takeRequests()
