@@ -2,7 +2,6 @@
 
 #include <errno.h>
 #include <fcntl.h>
-#include <linux/capability.h>
 #include <sched.h>
 #include <signal.h>
 #include <stdio.h>
@@ -84,18 +83,6 @@ int vs_seqpacket_listen(const char *path, mode_t mode) {
   umask(before);
   if (error == 0 && listen(fd, 512) != 0) error = -errno;
   if (error == 0) return fd;
-  close(fd);
-  return error;
-}
-
-int vs_socket_connect(const char *path, int type) {
-  struct sockaddr_un name;
-  int error = name_of(path, &name);
-  if (error != 0) return error;
-  int fd = socket(AF_UNIX, type | SOCK_CLOEXEC, 0);
-  if (fd < 0) return -errno;
-  if (connect(fd, (struct sockaddr *)&name, sizeof(name)) == 0) return fd;
-  error = -errno;
   close(fd);
   return error;
 }
@@ -223,13 +210,6 @@ int64_t vs_resident_pages(int statm) {
 }
 
 int vs_lock_memory(void) { return result_of(mlockall(MCL_CURRENT | MCL_FUTURE | MCL_ONFAULT)); }
-
-int vs_has_capability(int capability) {
-  struct __user_cap_header_struct header = {.version = _LINUX_CAPABILITY_VERSION_3};
-  struct __user_cap_data_struct data[2];
-  if (syscall(SYS_capget, &header, data) != 0) return -errno;
-  return data[capability / 32].effective >> (capability % 32) & 1;
-}
 
 int64_t vs_raise_descriptor_limit(uint64_t wanted) {
   struct rlimit limit;

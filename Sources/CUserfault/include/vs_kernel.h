@@ -29,8 +29,6 @@ int vs_thread_start(const char *name, size_t stack_size, void *(*start)(void *),
 
 /// Listens on a new SOCK_SEQPACKET socket at `path`, which must not exist. Mode `mode`.
 int vs_seqpacket_listen(const char *path, mode_t mode);
-/// Connects to a SOCK_SEQPACKET or SOCK_STREAM socket (`type`), to see whether somebody listens.
-int vs_socket_connect(const char *path, int type);
 int vs_accept(int fd, int timeout_seconds);
 int vs_peer_of(int fd, struct vs_peer *peer);
 /// One packet with up to 8 descriptors.
@@ -50,7 +48,6 @@ int vs_set_cpu(int cpu);
 int64_t vs_resident_pages(int statm);
 
 int vs_lock_memory(void);
-int vs_has_capability(int capability);
 /// Raises the limit of open descriptors to the hard limit (or past it, where allowed). Returns the limit now in force.
 int64_t vs_raise_descriptor_limit(uint64_t wanted);
 /// Ignores SIGPIPE, and blocks SIGTERM, SIGINT and SIGHUP, which then arrive at the returned signalfd.

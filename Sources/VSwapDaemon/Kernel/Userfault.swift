@@ -92,15 +92,14 @@ struct Userfault: Sendable {
     }
   }
 
-  /// Reads messages without blocking; returns how many, 0 for none. -1: reading failed, -errno is in `failure`.
+  /// Reads messages without blocking; returns how many, 0 for none. -1: reading failed; try again later.
   @inline(__always)
-  func read(into messages: UnsafeMutablePointer<uffd_msg>, capacity: Int, failure: inout Int32) -> Int {
+  func read(into messages: UnsafeMutablePointer<uffd_msg>, capacity: Int) -> Int {
     while true {
       let length = Glibc.read(descriptor, messages, capacity * MemoryLayout<uffd_msg>.stride)
       if length >= 0 { return length / MemoryLayout<uffd_msg>.stride }
       if errno == EAGAIN { return 0 }
       if errno == EINTR { continue }
-      failure = errno
       return -1
     }
   }

@@ -35,11 +35,6 @@ struct AgentLink {
     let content: UnsafeRawPointer
   }
 
-  /// The agent wrote something that no correct agent writes.
-  struct ProtocolViolation: Error {
-    let what: StaticString
-  }
-
   enum Next {
     case evicted(Evicted)
     case none

@@ -35,9 +35,8 @@ extension TargetState {
     if link != nil && link!.isOutstanding {
       if case .violation(let what) = takeEvicted(buffers.layer) { return .violation(what) }
     }
-    var failure: Int32 = 0
     while true {
-      let count = uffd.read(into: buffers.messages, capacity: FaultBuffers.messageCapacity, failure: &failure)
+      let count = uffd.read(into: buffers.messages, capacity: FaultBuffers.messageCapacity)
       if count < 0 { return .again }
       for index in 0..<count { take(buffers.messages[index], buffers, &faults) }
       if count < FaultBuffers.messageCapacity { break }

@@ -65,13 +65,6 @@ final class TargetRegistry: Pager.Family, @unchecked Sendable {
     whenChanged()
   }
 
-  /// A group that nobody joined after all.
-  func forgetIfEmpty(_ group: Group) {
-    lock.lock()
-    if group.targets.isEmpty && group.everyTarget == 0 && groups[group.id] === group { groups[group.id] = nil }
-    lock.unlock()
-  }
-
   func identifiersForChild() -> (id: UInt32, token: UInt64)? {
     lock.lock()
     defer { lock.unlock() }
@@ -84,12 +77,6 @@ final class TargetRegistry: Pager.Family, @unchecked Sendable {
       nextIdentifier += 1
     }
     return (id, UInt64.random(in: 1...UInt64.max))
-  }
-
-  func giveBack(identifier: UInt32) {
-    lock.lock()
-    freeIdentifiers.append(identifier)
-    lock.unlock()
   }
 
   func childAppeared(token: UInt64, servedBy pager: Pager) {
