@@ -1,7 +1,9 @@
 // The calls that the library stands in for, each because the kernel tells the daemon nothing, or too late:
 //
 //   pthread_create  to know stacks and thread control blocks, which must stay resident
-//   mremap          a range over several mappings, one of them registered, is left half moved (6.17+) or refused
+//   mremap          a range over several mappings, one of them registered, is left half moved (6.17+) or refused; and one call
+//                   at a time, none during fork, since the kernel's events of several threads arrive in any order
+//   realloc         calls mremap inside libc, where nobody sees it; the same order for those
 //   madvise         WIPEONFORK, DONTFORK and GUARD_INSTALL change what a hole in the range means, without an event
 #include <dlfcn.h>
 #include <errno.h>
@@ -19,6 +21,8 @@
 #ifndef MADV_GUARD_INSTALL
 #define MADV_GUARD_INSTALL 102
 #endif
+// Smaller blocks are no mappings of their own: M_MMAP_THRESHOLD is 128 KiB at least, unless somebody changed it.
+#define SMALL_BLOCK ((size_t)64 * 1024)
 // struct pthread of glibc begins at the thread pointer and is smaller than this.
 #define THREAD_BLOCK (2 * SHIM_PAGE)
 
@@ -50,20 +54,67 @@ static void end_request(void) {
   shim_futex_wake(&shim->ring->doorbell);
 }
 
-/// One system call with the daemon's hands off the range. Signals wait: a handler that did the same would wait for itself.
-static long call_released(uint32_t kind, uint64_t start, uint64_t length, long number, const long *arguments) {
+static long plain_call(long number, const long *arguments) {
+  return syscall(number, arguments[0], arguments[1], arguments[2], arguments[3], arguments[4]);
+}
+
+/// Who has it may come back: a fork handler or an allocator that calls mremap. false: the thread has the order already.
+static bool begin_order(void) {
+  uint32_t self = (uint32_t)syscall(SYS_gettid);
+  if (vswap_load(&shim->order_owner) == self) return false;
+  shim_lock(&shim->order);
+  vswap_store(&shim->order_owner, self);
+  return true;
+}
+
+static void end_order(void) {
+  vswap_store(&shim->order_owner, 0);
+  shim_unlock(&shim->order);
+}
+
+/// One system call at a time; with `kind`, with the daemon's hands off the range. Signals wait: a handler that did the same would write
+/// over the request.
+static long call_ordered(uint32_t kind, uint64_t start, uint64_t length, long number, const long *arguments) {
   sigset_t all, before;
   sigfillset(&all);
   pthread_sigmask(SIG_SETMASK, &all, &before);
-  shim_lock(&shim->request_lock);
-  bool held = vswap_load(&shim->phase) == SHIM_ATTACHED &&
+  bool first = begin_order();
+  bool held = kind != 0 && vswap_load(&shim->phase) == SHIM_ATTACHED &&
               begin_request(kind, start & ~(SHIM_PAGE - 1), (start + length + SHIM_PAGE - 1) & ~(SHIM_PAGE - 1));
-  long result = syscall(number, arguments[0], arguments[1], arguments[2], arguments[3], arguments[4]);
+  long result = plain_call(number, arguments);
   int error = errno;
   if (held) end_request();
-  shim_unlock(&shim->request_lock);
+  if (first) end_order();
   pthread_sigmask(SIG_SETMASK, &before, NULL);
   errno = error;
+  return result;
+}
+
+/// An mremap under way while its address space is copied could be told before or after the fork.
+void shim_before_fork(void) {
+  if (shim_ready()) begin_order();
+}
+
+void shim_after_fork(void) {
+  if (shim_ready()) end_order();
+}
+
+/// Of libc's own realloc, and only of blocks that may be mappings of their own. Other allocators call mremap where it can be seen, and
+/// could do so with a lock of theirs held.
+EXPORTED void *realloc(void *block, size_t size) {
+  static void *(*real)(void *, size_t) = NULL;
+  static bool is_libc = false;
+  if (!real) {
+    void *next = dlsym(RTLD_NEXT, "realloc");
+    is_libc = next == dlsym(RTLD_NEXT, "__libc_realloc");
+    memcpy(&real, &next, sizeof(real));
+  }
+  bool ordered = is_libc && block && size >= SMALL_BLOCK && shim_ready() && vswap_load(&shim->phase) == SHIM_ATTACHED &&
+                 shim->process == (uint32_t)syscall(SYS_getpid) && vswap_load(&shim->ring->registered) != 0;
+  if (!ordered) return real(block, size);
+  bool first = begin_order();
+  void *result = real(block, size);
+  if (first) end_order();
   return result;
 }
 
@@ -73,14 +124,13 @@ static long call(uint32_t kind, uint64_t start, uint64_t length, long number, co
   // A child made by clone(2) itself never went through our fork handler: nothing here is its own.
   bool ours = shim_ready() && shim->process == (uint32_t)syscall(SYS_getpid);
   if (ours && vswap_load(&shim->phase) == SHIM_YOUNG) shim_grow_up();
-  if (!ours || vswap_load(&shim->phase) != SHIM_ATTACHED)
-    return syscall(number, arguments[0], arguments[1], arguments[2], arguments[3], arguments[4]);
+  if (!ours || vswap_load(&shim->phase) != SHIM_ATTACHED) return plain_call(number, arguments);
   vswap_add(&shim->ring->callers, 1);
   if (vswap_add(&shim->ring->registered, 0) != 0) {
     vswap_add(&shim->ring->callers, -1u);
-    return call_released(kind, start, length, number, arguments);
+    return call_ordered(kind, start, length, number, arguments);
   }
-  long result = syscall(number, arguments[0], arguments[1], arguments[2], arguments[3], arguments[4]);
+  long result = plain_call(number, arguments);
   int error = errno;
   vswap_add(&shim->ring->callers, -1u);
   errno = error;
@@ -96,10 +146,9 @@ EXPORTED void *mremap(void *address, size_t old_length, size_t length, int flags
     va_end(list);
   }
   long arguments[5] = {(long)address, (long)old_length, (long)length, flags, (long)destination};
-  // A single page cannot lie in two mappings.
-  if (old_length <= SHIM_PAGE)
-    return (void *)syscall(SYS_mremap, arguments[0], arguments[1], arguments[2], arguments[3], arguments[4]);
-  return (void *)call(VSWAP_RELEASE_SPANNED, (uintptr_t)address, old_length, SYS_mremap, arguments);
+  // A single page cannot lie in two mappings: nothing has to be let go of.
+  uint32_t kind = old_length > SHIM_PAGE ? VSWAP_RELEASE_SPANNED : 0;
+  return (void *)call(kind, (uintptr_t)address, old_length, SYS_mremap, arguments);
 }
 
 /// MADV_FREE may drop the pages at once. Here it does: the daemon cannot tell pages that the kernel will drop some day from those

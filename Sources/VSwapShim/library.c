@@ -178,13 +178,14 @@ static void find_libraries(void) {
 
 static void in_child(void) {
   if (!shim_ready()) return;
+  shim->order_owner = 0;
+  shim->order = 0;
   uint32_t phase = vswap_load(&shim->phase);
   if (phase != SHIM_ATTACHED && phase != SHIM_YOUNG) return;
   // The agent, the ring and the staging area stayed behind with the parent.
   shim->process = (uint32_t)getpid();
   shim->ring = NULL;
   shim->published = 0;
-  shim->request_lock = 0;
   shim_keep_only_this_thread();
   shim->family_value = vswap_load(&shim->family->promote);
   uint32_t place = vswap_add(&shim->family->next, 1) - 1;
@@ -208,7 +209,7 @@ __attribute__((constructor)) static void enter(void) {
   if (entry) shim_protect_thread(entry, MAIN_TLS);
   if (wrong) {
     give_up(wrong);
-  } else if (pthread_atfork(NULL, NULL, in_child) != 0 || !shim_start_agent(SHIM_STARTING)) {
+  } else if (pthread_atfork(shim_before_fork, shim_after_fork, in_child) != 0 || !shim_start_agent(SHIM_STARTING)) {
     give_up("starting the agent's thread failed");
   } else {
     while (vswap_load(&shim->phase) == SHIM_STARTING) shim_futex_wait(&shim->phase, SHIM_STARTING, -1);

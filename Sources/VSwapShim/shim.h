@@ -44,7 +44,8 @@ struct shim_thread {
 struct shim {
   uint32_t process;       // whose state this is
   uint32_t phase;         // enum shim_phase, futex
-  uint32_t request_lock;  // 0, 1 held, 2 held and waited for
+  uint32_t order;         // mremap and fork, one after the other: 0, 1 held, 2 held and waited for
+  uint32_t order_owner;   // the thread that has it, or 0
   uint32_t thread_slots;  // entries of `threads` ever used
   uint32_t sweep;         // next entry of `threads` to look at
   uint32_t published;     // pages handed to the daemon, ever
@@ -90,6 +91,10 @@ bool shim_start_agent(enum shim_phase phase);
 void shim_serve(void);
 /// Wakes the agent of a young child and waits until it has attached.
 void shim_grow_up(void);
+
+/// Fork handlers.
+void shim_before_fork(void);
+void shim_after_fork(void);
 
 /// Length in pages of the prefix of [address, address + pages) that may be evicted; 0: the first page may not.
 uint32_t shim_evictable(uint64_t address, uint32_t pages);

@@ -118,6 +118,12 @@ static inline int vs_uffd_poison(int uffd, uint64_t start, uint64_t length) {
   return (int)vs_result(ioctl(uffd, UFFDIO_POISON, &poison));
 }
 
+static inline int64_t vs_uffd_continue(int uffd, uint64_t start, uint64_t length) {
+  struct uffdio_continue request = {.range = {start, length}};
+  if (ioctl(uffd, UFFDIO_CONTINUE, &request) == 0) return (int64_t)length;
+  return request.mapped > 0 ? request.mapped : -errno;
+}
+
 /// Bytes moved, or -errno when none was.
 static inline int64_t vs_uffd_move(int uffd, uint64_t destination, uint64_t source, uint64_t length) {
   struct uffdio_move move = {.dst = destination, .src = source, .len = length};

@@ -80,6 +80,16 @@ struct Userfault: Sendable {
     Self.outcome(vs_uffd_zeropage(descriptor, address, UInt64(pageSize)))
   }
 
+  /// Whether the page lies in a registered mapping; nil: the address space is changing, or has gone. UFFDIO_CONTINUE is for shared memory: of
+  /// anonymous memory the kernel says EINVAL, but only after it found the mapping registered.
+  func isRegistered(_ address: UInt64) -> Bool? {
+    switch -vs_uffd_continue(descriptor, address, UInt64(pageSize)) {
+    case Int64(EINVAL): true
+    case Int64(ENOENT): false
+    default: nil
+    }
+  }
+
   @inline(__always)
   private static func outcome(_ result: Int64) -> FillOutcome {
     if result > 0 { return .filled(Int(result) / pageSize) }

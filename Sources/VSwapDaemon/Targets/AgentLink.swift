@@ -105,6 +105,20 @@ struct AgentLink {
     _ = vswap_add(vswap_generation(ring)!, 1)
   }
 
+  /// The same, if a command has pages of [low, high). What the others chose is as it was.
+  func abandonCommands(touching low: UInt64, _ high: UInt64) {
+    let start = low * UInt64(pageSize)
+    let end = high * UInt64(pageSize)
+    for bank in 0..<Self.bankCount where banks[bank].busy {
+      for index in 0..<banks[bank].runCount {
+        let run = banks[bank].runs[index]
+        guard run.address < end && start < run.address + UInt64(run.pages) * UInt64(pageSize) else { continue }
+        abandonCommands()
+        return
+      }
+    }
+  }
+
   var agentHasGone: Bool {
     var descriptor = pollfd(fd: socket, events: Int16(POLLIN), revents: 0)
     return poll(&descriptor, 1, 0) > 0

@@ -70,7 +70,8 @@ extension TargetState {
   }
 
   private mutating func serveAll(_ buffers: FaultBuffers, _ faults: inout Int) -> DrainOutcome {
-    if !isSettled(buffers.layer) { return .again }
+    if !isSettled(buffers) { return .again }
+    if faults == 0 { closeMoves() }
     var served = 0
     while served < faults {
       switch serve(buffers.faults[served], buffers) {

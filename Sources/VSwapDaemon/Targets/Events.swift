@@ -7,9 +7,9 @@ import Glibc
 extension TargetState {
   /// madvise(MADV_DONTNEED or MADV_FREE). Sent before the kernel drops the pages, and the range stays registered.
   mutating func applyRemove(_ start: UInt64, _ end: UInt64, layer: SlotLayer) {
-    link?.abandonCommands()
     let low = start / UInt64(pageSize)
     let high = end / UInt64(pageSize)
+    link?.abandonCommands(touching: low, high)
     account.swappedChanged(by: -table.removeRange(from: low, below: high, layer: layer))
     discarded.insert(from: low, below: high)
     publishSwapped()
@@ -18,27 +18,32 @@ extension TargetState {
   /// The range is no mapping of ours any more. Sent after the fact: it may be in use again already, but nothing that is new there is
   /// registered, and the kernel refused every MOVE and COPY since before it unmapped.
   mutating func applyUnmap(_ start: UInt64, _ end: UInt64, layer: SlotLayer) {
-    link?.abandonCommands()
     layoutGeneration += 1
     let low = start / UInt64(pageSize)
     let high = end / UInt64(pageSize)
-    if pending.takeTail(from: low, below: high) { return }
+    link?.abandonCommands(touching: low, high)
+    if pending.concernsMove(low, high) && pending.deferUnmap(low, high) { return }
+    forget(low, high, layer)
+    settleMoves(layer)
+  }
+
+  private mutating func forget(_ low: UInt64, _ high: UInt64, _ layer: SlotLayer) {
     account.swappedChanged(by: -table.removeRange(from: low, below: high, layer: layer))
     registered.remove(from: low, below: high)
     discarded.remove(from: low, below: high)
     evictable.remove(from: low, below: high)
     publishSwapped()
-    settleMoves(layer)
   }
 
   /// mremap moved the pages.
   mutating func applyRemap(_ from: UInt64, _ to: UInt64, _ length: UInt64, layer: SlotLayer) {
-    link?.abandonCommands()
     layoutGeneration += 1
-    let move = PendingMoves.Move(
-      from: from / UInt64(pageSize), to: to / UInt64(pageSize), count: length / UInt64(pageSize))
-    pending.expectTail(of: move)
-    if !isOccupied(move) || !pending.deferMove(move) { carryOut(move, layer) }
+    var move = PendingMoves.Move(
+      from: from / UInt64(pageSize), to: to / UInt64(pageSize), count: length / UInt64(pageSize), deferred: false)
+    link?.abandonCommands(touching: move.from, move.from + move.count)
+    link?.abandonCommands(touching: move.to, move.to + move.count)
+    move.deferred = isOccupied(move) || pending.follows(move, before: pending.moveCount)
+    if !pending.note(move) || !move.deferred { carryOut(move, layer) }
     settleMoves(layer)
   }
 
@@ -57,27 +62,72 @@ extension TargetState {
   /// Carries out deferred moves whose place is free now, until none is left that can be.
   private mutating func settleMoves(_ layer: SlotLayer) {
     var index = 0
-    while index < pending.deferredCount {
-      if isOccupied(pending[index]) {
+    while pending.deferredCount > 0 && index < pending.moveCount {
+      let move = pending[index]
+      if !move.deferred || isOccupied(move) || pending.follows(move, before: index) {
         index += 1
       } else {
-        carryOut(pending.remove(index), layer)
+        pending.carriedOut(index)
+        carryOut(move, layer)
         index = 0
       }
     }
   }
 
-  /// The kernel is quiet, so every event was read: what is deferred still has waited for nothing.
-  mutating func settleAll(_ layer: SlotLayer) {
-    pending.forgetTails()
-    while pending.deferredCount > 0 { carryOut(pending.remove(0), layer) }
+  /// Whether look-ups may rely on the books. If something waits that takes a quiet kernel.
+  @inline(__always)
+  mutating func isSettled(_ buffers: FaultBuffers) -> Bool { !pending.isUnsettled || settle(buffers) }
+
+  /// Without deferred events: forgets about the moves as soon as the kernel is quiet.
+  mutating func closeMoves() {
+    if pending.moveCount > 0, !pending.isUnsettled, case .unmapped = uffd.probe(at: probeAddress) { pending.forgetMoves() }
   }
 
-  /// Whether look-ups may rely on the books. If moves are deferred that takes a quiet kernel.
-  mutating func isSettled(_ layer: SlotLayer) -> Bool {
-    guard pending.deferredCount > 0 else { return true }
+  /// The kernel being quiet, every event was read. So a place that is taken still was left by an unmap that waits; and what the other
+  /// unmaps were about, the kernel's list tells. false: not quiet.
+  @inline(never)
+  private mutating func settle(_ buffers: FaultBuffers) -> Bool {
     guard case .unmapped = uffd.probe(at: probeAddress) else { return false }
-    settleAll(layer)
+    for index in 0..<pending.moveCount where pending[index].deferred {
+      let move = pending[index]
+      for other in stride(from: pending.unmapCount - 1, through: 0, by: -1) {
+        let unmap = pending.unmap(other)
+        guard unmap.start < move.to + move.count && move.to < unmap.end else { continue }
+        pending.removeUnmap(other)
+        forget(unmap.start, unmap.end, buffers.layer)
+      }
+      pending.carriedOut(index)
+      carryOut(move, buffers.layer)
+    }
+    while pending.unmapCount > 0 {
+      let unmap = pending.unmap(pending.unmapCount - 1)
+      guard forgetUnmapped(unmap.start, unmap.end, buffers) else { return false }
+      pending.removeUnmap(pending.unmapCount - 1)
+    }
+    pending.forgetMoves()
+    return true
+  }
+
+  /// Forgets the parts of a range that the kernel does not have registered. false: it is changing.
+  private mutating func forgetUnmapped(_ low: UInt64, _ high: UInt64, _ buffers: FaultBuffers) -> Bool {
+    // A young child's list cannot be read yet. It has one thread, so what it unmapped is unmapped.
+    guard link != nil, let regions = buffers.pager!.takeUnretainedValue().mappings(low, high) else {
+      forget(low, high, buffers.layer)
+      return true
+    }
+    var cursor = low
+    for region in regions {
+      let start = max(low, region.start)
+      let isRegistered: Bool
+      switch uffd.isRegistered(start * UInt64(pageSize)) {
+      case .some(let answer): isRegistered = answer
+      case .none: return false
+      }
+      if cursor < start { forget(cursor, start, buffers.layer) }
+      cursor = min(high, region.end)
+      if !isRegistered { forget(start, cursor, buffers.layer) }
+    }
+    if cursor < high { forget(cursor, high, buffers.layer) }
     return true
   }
 
@@ -106,6 +156,8 @@ extension TargetState {
     state.privateRanges = privateRanges
     state.isBroken = isBroken
     state.identityPage = identityPage
+    state.pending.destroy()
+    state.pending = pending.copy()
     // What the parent discards is the parent's; the child got its own view of those pages, whatever it is.
     for index in 0..<registered.count {
       state.registered.insert(from: registered[index].start, below: registered[index].end)

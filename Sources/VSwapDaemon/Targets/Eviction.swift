@@ -20,8 +20,7 @@ extension TargetState {
       case .none: return .taken
       case .violation(let what): return .violation(what)
       case .evicted(let run):
-        // The kernel moves nothing while an event is outstanding.
-        settleAll(layer)
+        // No event that waits is about these pages, or the command would have been abandoned before it moved them.
         store(run, layer)
       }
     }
@@ -64,7 +63,7 @@ extension TargetState {
 
   /// Gives the agent as many commands as are wanted, and as it has banks and the cache has frames for.
   mutating func pushCommands(_ budget: FrameBudget, _ map: inout MemoryMap, layer: SlotLayer) {
-    while counters.wanted > 0, !requestGranted, let bank = link!.idleBank() {
+    while counters.wanted > 0, !requestGranted, !pending.isUnsettled, let bank = link!.idleBank() {
       if vs_monotonic_ns() < sweep.pausedUntil { return }
       guard budget.reserve(AgentLink.bankPages) else { return }
       let chosen = chooseRuns(link!.runs(of: bank), &map, layer: layer)
@@ -108,8 +107,9 @@ extension TargetState {
   private mutating func makeEvictableCurrent(_ map: inout MemoryMap) -> Bool {
     let stale = evictableGeneration != layoutGeneration || evictable.count == 0
     guard stale, vs_monotonic_ns() - sweep.refreshedAt > 10_000_000 else { return evictable.count > 0 }
-    // A child starts with nothing evictable, so `registered` has been compared with the kernel's view before its first eviction.
-    return refreshEvictable(&map) && evictable.count > 0
+    // While the address space changes without a pause what is known has to do: events have kept it true.
+    _ = refreshEvictable(&map)
+    return evictable.count > 0
   }
 
   /// The next stretch of at most 2 MiB of one evictable mapping.
@@ -132,7 +132,7 @@ extension TargetState {
       rest()
       return false
     }
-    if vs_monotonic_ns() - sweep.refreshedAt > 10_000_000 && !refreshEvictable(&map) { return false }
+    if vs_monotonic_ns() - sweep.refreshedAt > 10_000_000 { _ = refreshEvictable(&map) }
     return evictable.count > 0
   }
 

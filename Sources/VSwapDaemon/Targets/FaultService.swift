@@ -59,7 +59,7 @@ extension TargetState {
     }
     switch outcome {
     case .filled:
-      pending.forgetTails()
+      pending.forgetMoves()
       let fromCache = loaded == .cached
       leaveSlot(page, slot, chances: fromCache ? 2 : 1, buffers.layer)
       counters.faultedIn(fromCache: fromCache)
@@ -99,7 +99,7 @@ extension TargetState {
         real
         ? uffd.copy(to: fault.address, from: buffers.zeros, length: length) : uffd.zero(fault.address, length: length)
       if case .filled(let filled) = outcome {
-        pending.forgetTails()
+        pending.forgetMoves()
         noteZeroFilled(page, filled, real: real)
         return .done
       }

@@ -167,7 +167,7 @@ final class Pager: @unchecked Sendable {
   /// Milliseconds until something has to be looked at that no descriptor tells.
   private var timeout: Int32 {
     var result: Int32 = members.count > (hasTarget ? 1 : 0) ? 20 : -1
-    for member in members where member.pointee.waitingCount > 0 { result = 1 }
+    for member in members where member.pointee.waitingCount > 0 || member.pointee.pending.moveCount > 0 { result = 1 }
     if hasTarget, members[0].pointee.counters.wanted > 0 { result = result < 0 ? 5 : min(result, 5) }
     return result
   }
@@ -261,7 +261,7 @@ final class Pager: @unchecked Sendable {
 
   /// The mappings that touch a range, as the kernel has them: what was registered as one may have been split by mprotect since, and what appeared in
   /// a hole that was registered along with it is in no list of ours.
-  private func mappings(_ low: UInt64, _ high: UInt64) -> [MappedRegion]? {
+  func mappings(_ low: UInt64, _ high: UInt64) -> [MappedRegion]? {
     try? map.regions(withFlags: false).filter { $0.start < high && low < $0.end }
   }
 

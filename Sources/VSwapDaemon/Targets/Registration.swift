@@ -9,13 +9,20 @@ extension TargetState {
     let generation = layoutGeneration
     guard let regions = try? map.regions(withFlags: true) else { return false }
     // Events are read by this thread alone. So if none is unread now, none was when smaps was read.
-    guard pending.deferredCount == 0, case .unmapped = uffd.probe(at: probeAddress) else { return false }
-    forgetUntracked(regions)
+    var isQuiet = false
+    if !pending.isUnsettled, case .unmapped = uffd.probe(at: probeAddress) { isQuiet = true }
+    if isQuiet {
+      forgetUntracked(regions)
+      isCompared = true
+    }
+    // Under threads that map and unmap without a pause a list that is about to change is better than none: it only says where to try,
+    // and events that are unread yet take out of it what they are about. Nothing is registered without a quiet kernel.
+    guard isCompared else { return false }
     evictable.removeAll()
     for region in regions where region.anonymous && region.writable && !region.excluded {
       if !isPrivate(region.start, region.end) { evictable.insert(from: region.start, below: region.end) }
     }
-    evictableGeneration = generation
+    if isQuiet { evictableGeneration = generation }
     sweep.refreshedAt = vs_monotonic_ns()
     return true
   }
@@ -67,10 +74,9 @@ extension TargetState {
   /// range at that instant. Not while the address space changes in ways that are told: what the list shows may be something else by now.
   private mutating func register(_ regions: [MappedRegion], _ index: Int, layer: SlotLayer) -> Bool {
     let region = regions[index]
-    guard region.anonymous, !isPrivate(region.start, region.end), !requestGranted else { return false }
+    guard region.anonymous, !isPrivate(region.start, region.end), !requestGranted, !pending.isUnsettled else { return false }
     if let link, !link.announceRegistration() { return false }
     guard case .unmapped = uffd.probe(at: probeAddress) else { return false }
-    settleAll(layer)
     forgetUnregistered(region.start, region.end, layer: layer)
     let ceiling = Self.ceiling(regions, index)
     // Where the hole in front was taken by something else meanwhile, the mapping itself may still do.

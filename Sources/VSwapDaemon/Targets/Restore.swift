@@ -14,7 +14,7 @@ extension TargetState {
 
   /// One batch of adjacent pages of [from, end). No command may be outstanding.
   mutating func restoreStep(from: UInt64, below end: UInt64, _ buffers: FaultBuffers) -> RestoreStep {
-    guard isSettled(buffers.layer) else { return .changing }
+    guard isSettled(buffers) else { return .changing }
     var cursor = from
     while let found = table.next(from: cursor, below: end) {
       guard PageTableEntry.isSlot(found.entry) else {

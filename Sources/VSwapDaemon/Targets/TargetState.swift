@@ -32,6 +32,8 @@ struct TargetState {
   /// Counts events that move or remove mappings.
   var layoutGeneration: UInt64 = 0
   var evictableGeneration: UInt64 = .max
+  /// `registered` was compared with the kernel's view once, while that was not changing. A child has it from its parent.
+  var isCompared: Bool
   var sweep = Sweep()
 
   /// Never registered: the preload library's mappings.
@@ -62,6 +64,7 @@ struct TargetState {
     self.link = link
     self.processID = processID
     self.table = table
+    isCompared = link != nil
     registered = RangeSet(coalesceAdjacent: false)
     discarded = RangeSet(coalesceAdjacent: true)
     evictable = RangeSet(coalesceAdjacent: false)

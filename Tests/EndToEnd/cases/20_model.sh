@@ -37,6 +37,16 @@ case_model_crowd() {
   require_swapping
 }
 
+# Events of several threads that reuse each other's addresses at once.
+seconds_model_moves=200
+case_model_moves() {
+  local threads
+  for threads in 3 6 12; do
+    limited 8M "$PROGRAMS/moves" -s $((SEED + 500 + threads)) -t $threads -d 5 || fail "seed $((SEED + 500 + threads)), $threads threads"
+  done
+  require_swapping
+}
+
 # Mostly forks.
 seconds_model_forks=200
 case_model_forks() {
