@@ -20,7 +20,9 @@
 static bool fail(const char *what) {
   size_t length = strlen(what);
   if (length >= sizeof(shim->failure)) length = sizeof(shim->failure) - 1;
-  memcpy(shim->failure, what, length);
+  // It may come from a peer that is no daemon: one line of text whatever it is.
+  for (size_t index = 0; index < length; index++)
+    shim->failure[index] = what[index] >= ' ' && what[index] <= '~' ? what[index] : '?';
   shim->failure[length] = 0;
   return false;
 }
