@@ -28,12 +28,14 @@ let package = Package(
   targets: [
     .target(name: "CUserfault", cSettings: gnu),
     .target(name: "CVSwapWire"),
+    .target(name: "CUring", cSettings: gnu, linkerSettings: [.linkedLibrary("uring")]),
+    .systemLibrary(name: "CXXHash", pkgConfig: "libxxhash", providers: [.apt(["libxxhash-dev"])]),
     .systemLibrary(name: "CZstd", pkgConfig: "libzstd", providers: [.apt(["libzstd-dev"])]),
     .target(name: "VSwapAPI", swiftSettings: strict),
     .target(
       name: "VSwapDaemon",
       dependencies: [
-        "CUserfault", "CVSwapWire", "CZstd", "VSwapAPI",
+        "CUring", "CUserfault", "CVSwapWire", "CXXHash", "CZstd", "VSwapAPI",
         .product(name: "Logging", package: "swift-log"),
         .product(name: "NIOCore", package: "swift-nio"),
         .product(name: "NIOPosix", package: "swift-nio"),

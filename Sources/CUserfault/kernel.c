@@ -27,6 +27,23 @@ static int result_of(long value) { return value < 0 ? -errno : (int)value; }
 
 int vs_eventfd(void) { return result_of(eventfd(0, EFD_CLOEXEC | EFD_NONBLOCK)); }
 
+int vs_semaphore(void) {
+  int fd = eventfd(0, EFD_CLOEXEC | EFD_SEMAPHORE);
+  return fd < 0 ? -errno : fd;
+}
+
+int vs_semaphore_take(int fd) {
+  uint64_t one;
+  while (read(fd, &one, sizeof(one)) < 0)
+    if (errno != EINTR) return -errno;
+  return 0;
+}
+
+void vs_yield_to_programs(int nice) {
+  // Best effort: at the usual niceness it works just as well.
+  (void)setpriority(PRIO_PROCESS, (id_t)syscall(SYS_gettid), nice);
+}
+
 int vs_eventfd_signal(int fd) {
   uint64_t one = 1;
   while (write(fd, &one, sizeof(one)) < 0)
@@ -44,6 +61,17 @@ int vs_wait_readable(int fd, uint64_t microseconds) {
   struct pollfd descriptor = {.fd = fd, .events = POLLIN};
   struct timespec time = {(time_t)(microseconds / 1000000), (long)(microseconds % 1000000) * 1000};
   return ppoll(&descriptor, 1, &time, NULL) > 0;
+}
+
+int64_t vs_available_pages(void) {
+  long kilobytes = 0;
+  char line[128];
+  FILE *file = fopen("/proc/meminfo", "re");
+  if (!file) return 0;
+  while (fgets(line, sizeof(line), file))
+    if (sscanf(line, "MemAvailable: %ld", &kilobytes) == 1) break;
+  fclose(file);
+  return kilobytes / 4;
 }
 
 int vs_thread_start(const char *name, size_t stack_size, void *(*start)(void *), void *argument) {

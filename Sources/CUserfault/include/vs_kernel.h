@@ -20,9 +20,17 @@ int vs_eventfd(void);
 int vs_eventfd_signal(int fd);
 /// Empties an eventfd.
 void vs_eventfd_clear(int fd);
+/// An eventfd that counts, and taking one from it, which waits. Returns 0 or -errno.
+int vs_semaphore(void);
+int vs_semaphore_take(int fd);
+/// The calling thread's niceness, 0 ... 19.
+void vs_yield_to_programs(int nice);
 
 /// Waits until a descriptor is readable or `microseconds` have passed. Returns whether it is.
 int vs_wait_readable(int fd, uint64_t microseconds);
+
+/// Pages of memory that can be had without swapping (MemAvailable); 0 where that cannot be read.
+int64_t vs_available_pages(void);
 
 /// Starts a detached thread with all signals blocked. `name` has at most 15 characters.
 int vs_thread_start(const char *name, size_t stack_size, void *(*start)(void *), void *argument);

@@ -178,8 +178,10 @@ final class LimitKeeper: @unchecked Sendable {
   /// Every target went through all its memory and found nothing since it last evicted something; or there is nowhere to
   /// put anything.
   private func isUnreclaimable(_ targets: [Target], _ memory: inout Memory) -> Bool {
-    if budget.poolFull && !budget.reserve(AgentLink.bankPages) { return true }
-    if budget.poolFull { budget.release(AgentLink.bankPages) }
+    if budget.isStuck {
+      if !budget.reserve(AgentLink.bankPages) { return true }
+      budget.release(AgentLink.bankPages)
+    }
     var all = true
     for target in targets {
       let swept = target.counters.sweptInVain

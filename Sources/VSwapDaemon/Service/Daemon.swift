@@ -11,7 +11,9 @@ public final class Daemon: @unchecked Sendable {
   let budget: FrameBudget
   let keeper: LimitKeeper
   let startedAt = vs_monotonic_ns()
+  let areas: SwapAreas
   private let compressor: Compressor
+  private let writeback: Writeback
   private let logger: Logger
   /// Rings when targets come or go.
   private let changed: Int32
@@ -38,6 +40,11 @@ public final class Daemon: @unchecked Sendable {
     registry = TargetRegistry(whenChanged: { _ = vs_eventfd_signal(changed) }, log: log)
     compressor = try Compressor(layer: layer, budget: budget, keep: Self.keptFrames)
     keeper = try LimitKeeper(registry: registry, budget: budget)
+    writeback = try Writeback(layer: layer, budget: budget)
+    areas = SwapAreas(
+      layer: layer, files: .create(), writeback: writeback, sink: TargetSink(registry: registry), log: log)
+    compressor.whenFull = { [writeback] in writeback.nudge() }
+    writeback.whenRoom = { [compressor] in compressor.nudge() }
   }
 
   /// Serves until told to stop. Returns the exit status.
@@ -86,7 +93,8 @@ public final class Daemon: @unchecked Sendable {
     _ device: Int32, _ directory: RuntimeDirectory, embedded: Bool
   ) throws(KernelError) -> AttachServer {
     let handshake = Handshake(
-      registry: registry, layer: layer, chunks: chunks, budget: budget, compressor: compressor, device: device)
+      registry: registry, layer: layer, chunks: chunks, budget: budget, compressor: compressor, files: areas.files,
+      device: device)
     let logger = self.logger
     // A target of another user is served too; what is embedded serves one command, whose processes may change their user.
     return try AttachServer(

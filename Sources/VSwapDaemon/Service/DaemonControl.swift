@@ -16,7 +16,7 @@ extension Daemon: ControlPlane {
   private func poolStatus(_ now: SlotStatistics) -> PoolStatus {
     PoolStatus(
       objects: now.objects, originalBytes: now.originalBytes, compressedBytes: now.compressedBytes,
-      arenaBytes: now.arenaBytes, limitBytes: now.poolLimitBytes, state: budget.poolFull ? .full : .ok,
+      arenaBytes: now.arenaBytes, limitBytes: now.poolLimitBytes, state: budget.isStuck ? .full : .ok,
       storedOriginalBytes: now.storedPages * pageSize, storedCompressedBytes: now.storedBytes)
   }
 
@@ -30,7 +30,7 @@ extension Daemon: ControlPlane {
 
   private func state(of account: GroupAccount) -> GroupStatus.State {
     guard let limit = account.limit, account.resident > limit else { return .ok }
-    if budget.poolFull { return .poolFull }
+    if budget.isStuck { return .poolFull }
     return account.unreclaimable ? .unevictable : .overLimit
   }
 

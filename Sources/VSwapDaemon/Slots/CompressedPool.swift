@@ -206,6 +206,8 @@ struct CompressedPool: @unchecked Sendable {
 
   /// The limit, in bytes.
   var limitBytes: Int { header.pointee.limitBytes.load(ordering: .relaxed) }
+  /// Within a sixteenth of the limit, a block at least.
+  var isNearLimit: Bool { arenaBytes > limitBytes - max(limitBytes / 16, Self.blockSize) }
   /// Bytes of blocks in use: what the limit counts.
   var arenaBytes: Int { header.pointee.blocksInUse.load(ordering: .relaxed) * Self.blockSize }
   /// Objects allocated.

@@ -10,6 +10,8 @@ final class Compressor: @unchecked Sendable {
   /// Pages that stay uncompressed: a refault from here costs a copy.
   private let keep: Int
   private let bell: Int32
+  /// Set before the start: the pool is full, or nearly.
+  var whenFull: @Sendable () -> Void = {}
   private let preparing = Lock.create()
   private var isPrepared = false
 
@@ -63,10 +65,12 @@ final class Compressor: @unchecked Sendable {
       switch layer.compressOldest(codec: codec) {
       case .compressed:
         if budget.poolFull { budget.poolFull = false }
+        if layer.pool.isNearLimit { whenFull() }
       case .stale: break
       case .nothing: return
       case .poolFull:
         budget.poolFull = true
+        whenFull()
         if layer.compact(maximumMoves: 256) == 0 { return }
       }
     }

@@ -12,11 +12,12 @@ struct FrameBudget: @unchecked Sendable {
   private let fields: UnsafeMutablePointer<Fields>
   private let cache: SwapCache
   private let table: SlotTable
+  private let areas: AreaTable
 
   static func create(layer: SlotLayer) -> FrameBudget {
     let fields = UnsafeMutablePointer<Fields>.allocate(capacity: 1)
     fields.initialize(to: Fields())
-    return FrameBudget(fields: fields, cache: layer.cache, table: layer.table)
+    return FrameBudget(fields: fields, cache: layer.cache, table: layer.table, areas: layer.areas)
   }
 
   /// Promises `pages` frames and slots, or nothing.
@@ -30,6 +31,9 @@ struct FrameBudget: @unchecked Sendable {
   func release(_ pages: Int) {
     fields.pointee.reserved.wrappingSubtract(pages, ordering: .acquiringAndReleasing)
   }
+
+  /// The pool is full, and no swap area could take anything.
+  var isStuck: Bool { poolFull && !areas.hasRoom }
 
   /// The last attempt to compress found the pool at its limit.
   var poolFull: Bool {

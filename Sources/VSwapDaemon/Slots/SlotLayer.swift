@@ -1,13 +1,15 @@
 import Synchronization
 
 /// What a load found.
-enum LoadResult {
+enum LoadResult: Equatable {
   /// A page of zeros.
   case zero
   /// An uncompressed page: it was evicted recently.
   case cached
   /// A compressed (or raw) page.
   case pool
+  /// It lies in a swap area, where the word says. Read it there, then `finishRead`.
+  case area(SlotWord)
   /// The content cannot be had; nothing was written that may be used.
   case lost
 }
@@ -37,7 +39,11 @@ enum CompressOutcome {
 /// | free   | cached | `store`                 | the same                                      |
 /// | cached | pool   | `compressOldest`        | a reference; by exchange of the exact word    |
 /// | pool   | pool   | `compact`               | a reference; by exchange of the exact word    |
+/// | pool   | area   | `placeInArea`           | a reference; by exchange of the exact word    |
+/// | area   | area   | `placeInArea` (cleaning)| a reference; by exchange of the exact word    |
+/// | area   | pool   | `placeInPool` (swapoff) | a reference; by exchange of the exact word    |
 /// | pool   | lost   | `load`, broken object   | a reference; by exchange of the exact word    |
+/// | area   | lost   | `loseArea`, failed read | a reference; by exchange of the exact word    |
 /// | any    | free   | `release` of the last   | the last reference, hence nobody else does    |
 ///
 /// 1. *A word only changes by who holds a reference* (or by who took the last one). So a slot that somebody
@@ -81,6 +87,10 @@ struct SlotLayer: @unchecked Sendable {
   let table: SlotTable
   let cache: SwapCache
   let pool: CompressedPool
+  let areas: AreaTable
+  /// Objects of the pool in the order they came; and those that do not compress, which go to an area before them.
+  let order: WritebackOrder
+  let incompressible: WritebackOrder
   private let control: Mapping
 
   // MARK: Life
@@ -92,29 +102,24 @@ struct SlotLayer: @unchecked Sendable {
   static func create(
     maximumSlots: Int, cacheFrames: Int, poolReserveBytes: Int, poolLimitBytes: Int
   ) throws(KernelError) -> SlotLayer {
-    let table = try SlotTable.create(maximumSlots: maximumSlots)
-    let cache: SwapCache
-    do {
-      cache = try SwapCache.create(capacity: cacheFrames)
-    } catch {
-      table.destroy()
-      throw error
-    }
-    let pool: CompressedPool
-    do {
-      pool = try CompressedPool.create(reserveBytes: poolReserveBytes, limitBytes: poolLimitBytes)
-    } catch {
-      table.destroy()
-      cache.destroy()
-      throw error
-    }
-    do {
+    var made: [() -> Void] = []
+    do throws(KernelError) {
+      let table = try SlotTable.create(maximumSlots: maximumSlots)
+      made.append { table.destroy() }
+      let cache = try SwapCache.create(capacity: cacheFrames)
+      made.append { cache.destroy() }
+      let pool = try CompressedPool.create(reserveBytes: poolReserveBytes, limitBytes: poolLimitBytes)
+      made.append { pool.destroy() }
+      let order = try WritebackOrder.create()
+      made.append { order.destroy() }
+      let incompressible = try WritebackOrder.create()
+      made.append { incompressible.destroy() }
       let control = try Mapping.create(name: "vswapd-slot-layer", length: pageSize)
-      return SlotLayer(table: table, cache: cache, pool: pool, control: control)
+      return SlotLayer(
+        table: table, cache: cache, pool: pool, areas: .create(), order: order, incompressible: incompressible,
+        control: control)
     } catch {
-      table.destroy()
-      cache.destroy()
-      pool.destroy()
+      for destroy in made { destroy() }
       throw error
     }
   }
@@ -124,6 +129,9 @@ struct SlotLayer: @unchecked Sendable {
     table.destroy()
     cache.destroy()
     pool.destroy()
+    areas.destroy()
+    order.destroy()
+    incompressible.destroy()
     control.destroy()
   }
 
@@ -179,7 +187,9 @@ struct SlotLayer: @unchecked Sendable {
       case .free:
         assertionFailure("loaded a slot without a reference")
         return .lost
-      case .area, .lost:
+      case .area:
+        return .area(word)
+      case .lost:
         return .lost
       }
     }
@@ -204,7 +214,7 @@ struct SlotLayer: @unchecked Sendable {
   /// Gives up the content of a slot the caller holds, if its word still is `word`.
   private func markLost(_ slot: SlotNumber, _ word: SlotWord) {
     guard table.replace(slot, word, with: .lost(after: word)) else { return }
-    counters.pointee.lostPages.add(1, ordering: .relaxed)
+    countLost()
     freeBacking(word)
   }
 
@@ -228,8 +238,10 @@ struct SlotLayer: @unchecked Sendable {
     table.pushFree(slot)
   }
 
+  func countLost() { counters.pointee.lostPages.add(1, ordering: .relaxed) }
+
   /// Frees what `word` names, which no slot does any more.
-  private func freeBacking(_ word: SlotWord) {
+  func freeBacking(_ word: SlotWord) {
     switch word.kind {
     case .cached:
       counters.pointee.cachedPages.subtract(1, ordering: .relaxed)
@@ -240,7 +252,9 @@ struct SlotLayer: @unchecked Sendable {
       counters.pointee.zeroPages.subtract(1, ordering: .relaxed)
     case .lost:
       counters.pointee.lostPages.subtract(1, ordering: .relaxed)
-    case .free, .area:
+    case .area:
+      areas.release(word.place)
+    case .free:
       assertionFailure("freed a backing that does not exist")
     }
   }
@@ -279,15 +293,23 @@ struct SlotLayer: @unchecked Sendable {
     }
     SharedBytes.copyIn(from: bytes, to: pool.bytes(offset), count: length)
     Interleaving.point()
-    guard table.replace(slot, word, with: .pool(offset: offset, length: length, after: word)) else {
+    let new = SlotWord.pool(offset: offset, length: length, after: word)
+    guard table.replace(slot, word, with: new) else {
       pool.free(offset, length: length)
       return .stale
     }
     Interleaving.point()
     freeBacking(word)
+    noteInPool(slot, new)
     counters.pointee.storedPages.add(1, ordering: .relaxed)
     counters.pointee.storedBytes.add(length, ordering: .relaxed)
     return .compressed
+  }
+
+  /// A new object is the newest of the pool.
+  func noteInPool(_ slot: SlotNumber, _ word: SlotWord) {
+    let ring = word.poolLength == pageSize ? incompressible : order
+    ring.push(slot, word, objects: pool.objects, table: table)
   }
 
   /// Moves at most `maximumMoves` objects from sparse blocks into fuller ones, so that blocks become empty
@@ -372,7 +394,7 @@ struct SlotLayer: @unchecked Sendable {
     pool.setLimit(bytes: bytes)
   }
 
-  /// All figures. Costs four system calls (fstat).
+  /// All figures. Costs some system calls (fstat).
   func statistics() -> SlotStatistics {
     let objects = pool.objects
     return SlotStatistics(
@@ -388,7 +410,7 @@ struct SlotLayer: @unchecked Sendable {
       storedBytes: counters.pointee.storedBytes.load(ordering: .relaxed),
       slotsInUse: table.inUse,
       lostPages: counters.pointee.lostPages.load(ordering: .relaxed),
-      metadataBytes: table.metadataBytes + cache.metadataBytes + pool.metadataBytes
-        + control.allocatedBytes())
+      metadataBytes: table.metadataBytes + cache.metadataBytes + pool.metadataBytes + areas.metadataBytes
+        + order.metadataBytes + incompressible.metadataBytes + control.allocatedBytes())
   }
 }

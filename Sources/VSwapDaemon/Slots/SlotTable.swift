@@ -54,6 +54,9 @@ struct SlotTable: @unchecked Sendable {
   /// Slots in use.
   var inUse: Int { header.pointee.inUse.load(ordering: .relaxed) }
 
+  /// Slots 1 ... this one have been in use at least once.
+  var highest: SlotNumber { UInt32(truncatingIfNeeded: header.pointee.fresh.load(ordering: .relaxed)) }
+
   /// RAM held by descriptors, in bytes.
   var metadataBytes: Int { mapping.allocatedBytes() }
 

@@ -12,7 +12,7 @@ typealias SlotNumber = UInt32
 /// | zero   | 0                                                                      |
 /// | cached | frame number (32 bits)                                                 |
 /// | pool   | offset in 16-byte units (bits 0-31), length - 1 in bytes (bits 32-43)  |
-/// | area   | reserved for swap areas                                                |
+/// | area   | where it lies in a swap area: `AreaPlace`                              |
 /// | lost   | 0: the content cannot be had any more; reading it must fail            |
 ///
 /// Every change of the word, freeing and allocating included, adds one to the version (modulo 2^17), so
@@ -101,6 +101,17 @@ struct SlotWord: Equatable, Sendable {
   static func pool(offset: UInt32, length: Int, after previous: SlotWord) -> SlotWord {
     assert((1...pageSize).contains(length))
     return SlotWord(.pool, payload: UInt64(offset) | UInt64(length - 1) << 32, after: previous)
+  }
+
+  /// An object in a swap area.
+  static func area(_ place: AreaPlace, after previous: SlotWord) -> SlotWord {
+    SlotWord(.area, payload: place.payload, after: previous)
+  }
+
+  /// Where an area's object lies.
+  var place: AreaPlace {
+    assert(kind == .area)
+    return AreaPlace(payload: payload)
   }
 
   /// A page whose content cannot be had any more.

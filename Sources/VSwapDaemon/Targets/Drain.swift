@@ -90,14 +90,7 @@ extension TargetState {
 
   /// Keeps faults that cannot be served now for the next drain.
   private mutating func setAside(_ faults: Int, _ buffers: FaultBuffers) {
-    for index in 0..<faults {
-      if waitingCount < Self.waitingCapacity {
-        waiting[waitingCount] = buffers.faults[index]
-        waitingCount += 1
-      } else {
-        uffd.wake(buffers.faults[index].address, length: pageSize)
-      }
-    }
+    for index in 0..<faults { keep(buffers.faults[index]) }
   }
 
   /// Ends a dead end in the kernel: mremap lets a locked mapping grow, and touches the new pages (mm_populate) before it sends its event.

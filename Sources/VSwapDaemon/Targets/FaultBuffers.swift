@@ -1,19 +1,13 @@
 import CUserfault
 import Glibc
 
-/// A missing page that a thread waits for.
-struct Fault {
-  /// Byte address of the page.
-  var address: UInt64
-  var thread: Int32
-  var write: Bool
-}
-
 /// What a pager needs while it serves faults, allocated once: nothing on the fault path allocates. A trivial handle, used by
 /// its pager's thread alone.
 struct FaultBuffers {
   let layer: SlotLayer
   let codec: Codec
+  /// Reads from swap areas.
+  let reader: AreaReader
   /// The pager that owns the buffers: forks are its business.
   var pager: Unmanaged<Pager>?
   /// Room for `batchPages` pages.
@@ -28,7 +22,7 @@ struct FaultBuffers {
   /// More threads than this that fault at once in one target are woken to fault again.
   static let faultCapacity = 4096
 
-  static func create(layer: SlotLayer) throws(KernelError) -> FaultBuffers {
+  static func create(layer: SlotLayer, files: AreaFiles) throws(KernelError) -> FaultBuffers {
     let bytes = batchPages * pageSize
     let flags = MAP_PRIVATE | MAP_ANONYMOUS
     guard let bounce = mmap(nil, bytes, PROT_READ | PROT_WRITE, flags, -1, 0), bounce != MAP_FAILED,
@@ -37,11 +31,12 @@ struct FaultBuffers {
     let faults = UnsafeMutablePointer<Fault>.allocate(capacity: faultCapacity)
     faults.initialize(repeating: Fault(address: 0, thread: 0, write: false), count: faultCapacity)
     return FaultBuffers(
-      layer: layer, codec: .create(), bounce: bounce, zeros: UnsafeRawPointer(zeros),
+      layer: layer, codec: .create(), reader: .create(files: files), bounce: bounce, zeros: UnsafeRawPointer(zeros),
       messages: .allocate(capacity: messageCapacity), faults: faults)
   }
 
   func destroy() {
+    reader.destroy()
     munmap(bounce, Self.batchPages * pageSize)
     munmap(UnsafeMutableRawPointer(mutating: zeros), Self.batchPages * pageSize)
     codec.destroy()

@@ -45,6 +45,7 @@ extension TargetState {
     let loaded = buffers.layer.load(slot, into: buffers.bounce, codec: buffers.codec)
     let outcome: FillOutcome
     switch loaded {
+    case .area(let word): return startRead(fault, page, slot, word, buffers)
     case .lost:
       uffd.poison(fault.address, length: pageSize)
       counters.poisonedPage()
@@ -127,26 +128,31 @@ extension TargetState {
     return Int(table.emptyRun(around: page, from: page, below: end).end - page)
   }
 
-  /// The thread waits until there is room: growth is what reclaim has to keep up with, and what comes back is growth too. With nowhere to note it, it faults again.
+  /// The thread waits until there is room: growth is what reclaim has to keep up with, and what comes back is growth too.
   private mutating func park(_ fault: Fault) {
+    keep(fault)
+    reclaimIfOver()
+  }
+
+  /// The fault is served again soon. With nowhere to note it, the thread faults again.
+  mutating func keep(_ fault: Fault) {
     if waitingCount < Self.waitingCapacity {
       waiting[waitingCount] = fault
       waitingCount += 1
     } else {
       uffd.wake(fault.address, length: pageSize)
     }
-    reclaimIfOver()
   }
 
   /// Direct reclaim: the keeper would notice soon, the group notices now.
   @inline(__always)
-  private func reclaimIfOver() {
+  func reclaimIfOver() {
     guard account.limit != nil, link != nil else { return }
     let excess = account.resident - account.high
     if excess > 0 && counters.wanted < excess { counters.wanted = excess + Int(AgentLink.bankPages) }
   }
 
-  private func finish(_ outcome: FillOutcome, _ fault: Fault) -> ServiceOutcome {
+  func finish(_ outcome: FillOutcome, _ fault: Fault) -> ServiceOutcome {
     switch outcome {
     case .filled: return .done
     case .changing: return .changing

@@ -16,6 +16,7 @@ struct Handshake {
   let chunks: ChunkArena
   let budget: FrameBudget
   let compressor: Compressor
+  let files: AreaFiles
   /// /dev/userfaultfd, opened by the daemon: it works for any user of the target.
   let device: Int32
 
@@ -61,7 +62,7 @@ struct Handshake {
 
   private func attachNew(_ connection: Int32, _ hello: vswap_hello, _ processID: Int32) throws -> Pager {
     compressor.prepare()
-    let endpoint = try Endpoint(processID: processID, layer: layer)
+    let endpoint = try Endpoint(processID: processID, layer: layer, files: files)
     var passed: Int32 = -1
     do {
       try welcome(connection, endpoint)
@@ -106,7 +107,7 @@ struct Handshake {
     guard let old = registry.pager(ofChild: hello.token) else {
       throw Refusal(text: "the daemon knows no such child")
     }
-    let endpoint = try Endpoint(processID: processID, layer: layer)
+    let endpoint = try Endpoint(processID: processID, layer: layer, files: files)
     do {
       try welcome(connection, endpoint)
       try passInherited(connection, old, hello.token)
@@ -205,7 +206,7 @@ struct Endpoint {
   let statm: Int32
   let pagemap: Int32
 
-  init(processID: Int32, layer: SlotLayer) throws(KernelError) {
+  init(processID: Int32, layer: SlotLayer, files: AreaFiles) throws(KernelError) {
     self.processID = processID
     doorbell = vs_eventfd()
     mailbox = vs_eventfd()
@@ -227,7 +228,7 @@ struct Endpoint {
       throw error
     }
     do throws(KernelError) {
-      buffers = try FaultBuffers.create(layer: layer)
+      buffers = try FaultBuffers.create(layer: layer, files: files)
     } catch {
       ring.destroy()
       family.destroy()

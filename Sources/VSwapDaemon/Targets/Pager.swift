@@ -20,6 +20,8 @@ final class Pager: @unchecked Sendable {
     case dissolve(Promise<RestoreResult>)
     /// A duplicate of a child's userfaultfd, for its agent.
     case duplicate(token: UInt64, Promise<Int32?>)
+    /// Brings pages in from a swap area that goes.
+    case bringIn(PageBatch, Promise<Bool>)
     /// Gives up a child that has an agent now.
     case handOver(token: UInt64, Promise<HandOver?>)
   }
@@ -116,7 +118,9 @@ final class Pager: @unchecked Sendable {
     _ = vs_favour_thread(0)
     while !members.isEmpty {
       wait()
+      buffers.reader.refreshFiles()
       takeRequests()
+      finishReads()
       var index = members.count - 1
       while index >= 0 {
         serve(index)
@@ -141,6 +145,7 @@ final class Pager: @unchecked Sendable {
     case .evict(_, let promise): promise.fulfil(EvictResult(pages: 0))
     case .restore(let promise), .detach(let promise), .dissolve(let promise): promise.fulfil(.gone)
     case .duplicate(_, let promise): promise.fulfil(nil)
+    case .bringIn(_, let promise): promise.fulfil(false)
     case .handOver(_, let promise): promise.fulfil(nil)
     }
   }
@@ -154,6 +159,9 @@ final class Pager: @unchecked Sendable {
     }
     for member in members {
       polled.append(pollfd(fd: member.pointee.uffd.descriptor, events: Int16(POLLIN), revents: 0))
+    }
+    if buffers.reader.descriptor >= 0 {
+      polled.append(pollfd(fd: buffers.reader.descriptor, events: Int16(POLLIN), revents: 0))
     }
     let ready = poll(&polled, nfds_t(polled.count), timeout)
     guard ready > 0 else { return }
@@ -176,20 +184,53 @@ final class Pager: @unchecked Sendable {
     let member = members[index]
     var outcome = member.pointee.drain(buffers)
     if case .drained = outcome, member.pointee.waitingCount > 0 { outcome = member.pointee.serveWaiting(buffers) }
-    switch outcome {
-    case .drained: member.pointee.refusedSince = 0
-    case .again: member.pointee.endRefusal()
-    case .gone:
-      end(index, violation: nil)
-      return
-    case .violation(let what):
-      expel(what)
-      return
-    }
+    guard conclude(outcome, index) else { return }
     // A child that ends or executes says nothing.
     if index > 0 || !hasTarget, case .gone = member.pointee.uffd.probe(at: member.pointee.probeAddress) {
       end(index, violation: nil)
     }
+  }
+
+  /// false: the member is none any more.
+  @discardableResult
+  private func conclude(_ outcome: DrainOutcome, _ index: Int) -> Bool {
+    switch outcome {
+    case .drained: members[index].pointee.refusedSince = 0
+    case .again: members[index].pointee.endRefusal()
+    case .gone:
+      end(index, violation: nil)
+      return false
+    case .violation(let what):
+      expel(what)
+      return false
+    }
+    return true
+  }
+
+  /// Reads from swap areas that have completed.
+  private func finishReads() {
+    while let (index, flight, isComplete) = buffers.reader.next() {
+      if let place = members.firstIndex(where: { $0.pointee.token == flight.token }) {
+        let outcome = members[place].pointee.finishRead(flight, isComplete: isComplete, buffers)
+        buffers.reader.finish(index)
+        conclude(outcome, place)
+      } else {
+        buffers.reader.finish(index)
+      }
+    }
+  }
+
+  /// From swapoff. false: the target has gone, or cannot take pages now.
+  private func bringIn(_ batch: PageBatch) -> Bool {
+    for _ in 0..<64 {
+      guard hasTarget, members[0].pointee.id == batch.target, !members[0].pointee.requestGranted else { return false }
+      let outcome = members[0].pointee.bringIn(batch, buffers)
+      if case .drained = outcome { return true }
+      if case .again = outcome {} else { conclude(outcome, 0) }
+      guard hasTarget else { return false }
+      serve(0)
+    }
+    return false
   }
 
   // MARK: - The target with the agent
@@ -293,6 +334,7 @@ final class Pager: @unchecked Sendable {
     case .handOver(let token, let promise): promise.fulfil(handOver(token))
     case .dissolve(let promise): promise.fulfil(dissolve())
     case _ where !hasTarget: refuse(request)
+    case .bringIn(let batch, let promise): promise.fulfil(bringIn(batch))
     case .evict(let bytes, let promise): startEvict(bytes, promise)
     case .restore(let promise): promise.fulfil(restoreAll())
     case .detach(let promise):
@@ -338,7 +380,7 @@ final class Pager: @unchecked Sendable {
     let done = counters.evictions - request.before
     // Every second chance is used up after so many rounds; a program that keeps bringing pages back would never be done.
     let isThrough = member.pointee.sweep.rounds - request.roundsBefore > Int(PageTableEntry.maximumChances) + 1
-    let isBlocked = budget.poolFull && !member.pointee.link!.isOutstanding
+    let isBlocked = budget.isStuck && !member.pointee.link!.isOutstanding
     guard done >= request.goal || isThrough || isBlocked else { return }
     counters.wanted = 0
     evictRequest = nil
@@ -386,10 +428,12 @@ final class Pager: @unchecked Sendable {
         pages += count
       case .finished: return pages
       case .changing: sched_yield()
+      case .reading: _ = vs_wait_readable(buffers.reader.descriptor, 5000)
       case .gone:
         self.end(place, violation: nil)
         return nil
       }
+      finishReads()
       for index in stride(from: members.count - 1, through: 0, by: -1) where index < members.count { serve(index) }
       if vs_monotonic_ns() > deadline { return nil }
     }
@@ -461,6 +505,8 @@ final class Pager: @unchecked Sendable {
   private func handOver(_ token: UInt64) -> HandOver? {
     guard let index = indexOfChild(token) else { return nil }
     let member = members.remove(at: index)
+    // Its new pager reads those pages again.
+    buffers.reader.abandon(token) { member.pointee.keep($0) }
     family.childDisappeared(token: token, freeing: nil, of: self)
     return HandOver(member: member)
   }

@@ -9,6 +9,8 @@ extension TargetState {
     case finished
     /// Read events first.
     case changing
+    /// Reads from swap areas are under way: take them in, then once more.
+    case reading
     case gone
   }
 
@@ -39,6 +41,8 @@ extension TargetState {
         counters.poisonedPage()
         leaveSlot(first, entry, chances: 0, buffers.layer)
         return .restored(next: first + 1, pages: 0)
+      case .area:
+        return count > 0 ? copyBack(first, count, buffers) : startReads(from: first, below: end, buffers)
       case .zero: place.initializeMemory(as: UInt8.self, repeating: 0, count: pageSize)
       case .cached, .pool: break
       }

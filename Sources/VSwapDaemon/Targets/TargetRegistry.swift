@@ -142,6 +142,16 @@ final class TargetRegistry: Pager.Family, @unchecked Sendable {
     return nil
   }
 
+  /// By the number in slots' owner words.
+  func target(id: UInt32) -> Target? {
+    lock.lock()
+    defer { lock.unlock() }
+    for group in groups.values {
+      if let target = group.targets.first(where: { $0.id == id }) { return target }
+    }
+    return nil
+  }
+
   func group(named id: String) -> (group: Group, targets: [Target])? {
     lock.lock()
     defer { lock.unlock() }

@@ -1,0 +1,1 @@
+#include "vs_uring.h"

@@ -1,0 +1,37 @@
+/// Pages on their way from a swap area back into targets.
+final class PageBatch: @unchecked Sendable {
+  static let capacity = 64
+
+  struct Item {
+    var slot: SlotNumber
+    /// What the slot's word was when its content was read.
+    var word: SlotWord
+    /// Where the page belongs, by the slot's owner word: a hint.
+    var page: UInt64
+    var isTaken = false
+  }
+
+  /// 64 pages; `items[n]` is at n * 4096.
+  let content: UnsafeMutableRawPointer
+  var items: [Item] = []
+  var target: UInt32 = 0
+
+  init() {
+    content = .allocate(byteCount: Self.capacity * pageSize, alignment: pageSize)
+    items.reserveCapacity(Self.capacity)
+  }
+
+  deinit { content.deallocate() }
+}
+
+/// Who has targets: swapoff brings pages back into them.
+protocol PageSink: AnyObject, Sendable {
+  /// Pages that the target's group can take now without evicting others.
+  func room(target: UInt32) -> Int
+  /// Pages that all groups together can take.
+  func totalRoom() -> Int
+  /// Brings the batch into its target and marks what was taken. Blocks until that is done.
+  func deliver(_ batch: PageBatch)
+  /// Makes everybody who does I/O look at the files again.
+  func filesChanged()
+}

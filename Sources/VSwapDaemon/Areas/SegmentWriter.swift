@@ -1,0 +1,118 @@
+/// Packs objects into segments and writes those, several at a time. For one thread at a time.
+///
+/// A slot points into a segment only after its write has completed; until then the object is where it was. The writer holds a
+/// reference of every slot that it has taken on.
+final class SegmentWriter {
+  private struct Item {
+    var slot: SlotNumber
+    var word: SlotWord
+    var unit: Int
+    var units: Int
+  }
+
+  /// A segment that is being filled or written.
+  private struct Flight {
+    var area: Int
+    var builder: AreaSegment.Builder
+    var items: [Item]
+  }
+
+  private let layer: SlotLayer
+  private let storage: any SegmentStorage
+  private var idle: [Int]
+  private var open: (buffer: Int, flight: Flight)?
+  private var flights: [Int: Flight] = [:]
+  /// Objects that slots point to since the writer was made.
+  private(set) var placed = 0
+  /// Segments that could not be written.
+  private(set) var failures = 0
+
+  /// Uses `buffers` of the storage, and is the only one to do so.
+  init(layer: SlotLayer, storage: any SegmentStorage, buffers: Range<Int>) {
+    self.layer = layer
+    self.storage = storage
+    idle = Array(buffers)
+  }
+
+  var isIdle: Bool { flights.isEmpty && open == nil }
+
+  /// Takes over the caller's reference and copies the content. false: no area has room, and the reference stays the caller's.
+  func append(
+    _ slot: SlotNumber, from word: SlotWord, _ content: UnsafeRawPointer, length: Int, cleaning: Bool = false
+  ) -> Bool {
+    for _ in 0..<2 {
+      guard ensureOpen(cleaning: cleaning) else { return false }
+      if let unit = open!.flight.builder.append(content, length: length, slot: slot) {
+        open!.flight.items.append(
+          Item(slot: slot, word: word, unit: unit, units: AreaSegment.units(length: length)))
+        return true
+      }
+      flush()
+    }
+    return false
+  }
+
+  private func ensureOpen(cleaning: Bool) -> Bool {
+    if open != nil { return true }
+    while idle.isEmpty { finishOne(wait: true) }
+    guard let (area, segment) = layer.areas.takeSegment(cleaning: cleaning) else { return false }
+    let buffer = idle.removeLast()
+    let builder = AreaSegment.Builder(buffer: storage.buffer(buffer), stamp: layer.stamp(area, segment))
+    open = (buffer, Flight(area: area, builder: builder, items: []))
+    open!.flight.items.reserveCapacity(256)
+    return true
+  }
+
+  /// Writes what has been collected, full or not.
+  func flush() {
+    guard let (buffer, flight) = open else { return }
+    open = nil
+    flight.builder.finish()
+    flights[buffer] = flight
+    storage.write(area: flight.area, segment: flight.builder.stamp.segment, buffer: buffer)
+  }
+
+  /// Waits until everything is written; without `flushing`, but for the segment that is being filled.
+  func drain(flushing: Bool = true) {
+    if flushing { flush() }
+    while !flights.isEmpty { finishOne(wait: true) }
+  }
+
+  /// Takes completed writes in, without waiting.
+  func poll() {
+    while finishOne(wait: false) {}
+  }
+
+  /// The storage is shared with reads of the same thread; those complete by themselves.
+  @discardableResult
+  private func finishOne(wait: Bool) -> Bool {
+    guard let (buffer, isComplete) = storage.completed(wait: wait), let flight = flights.removeValue(forKey: buffer)
+    else { return false }
+    idle.append(buffer)
+    if isComplete { publish(flight) } else { takeBack(flight) }
+    return true
+  }
+
+  private func publish(_ flight: Flight) {
+    let segment = flight.builder.stamp.segment
+    layer.areas.seal(flight.area, segment, objects: flight.items.count, units: flight.builder.units)
+    let first = UInt64(segment) * UInt64(AreaPlace.unitsPerSegment)
+    for item in flight.items {
+      let place = AreaPlace(area: flight.area, unit: first + UInt64(item.unit), units: item.units)
+      if layer.placeInArea(item.slot, from: item.word, place) { placed += 1 }
+      layer.release(item.slot)
+    }
+  }
+
+  /// The objects are where they were.
+  private func takeBack(_ flight: Flight) {
+    failures += 1
+    let segment = flight.builder.stamp.segment
+    layer.areas.writeFailed(flight.area, offset: Int(segment) * AreaPlace.segmentBytes)
+    layer.areas.giveUp(flight.area, segment)
+    for item in flight.items {
+      layer.putBack(item.slot)
+      layer.release(item.slot)
+    }
+  }
+}

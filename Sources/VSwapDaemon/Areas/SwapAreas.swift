@@ -1,0 +1,298 @@
+import CUserfault
+import Glibc
+
+/// One swap area, as `swapon --show` has it. Sizes in bytes.
+struct AreaInfo: Sendable {
+  var path: String
+  var isBlockDevice: Bool
+  var sizeBytes: Int
+  /// Of segments in use.
+  var usedBytes: Int
+  /// Pages that lie in it.
+  var slots: Int
+  var priority: Int
+  var state: AreaState
+  var readErrors: Int
+  var writeErrors: Int
+  /// Reads and writes go past the page cache.
+  var isDirect: Bool
+}
+
+enum AreaState: String, Sendable {
+  case active
+  /// swapoff is under way.
+  case draining
+  /// No segment is free.
+  case full
+  /// A write failed: nothing more is written to it.
+  case faulty
+}
+
+struct SwapoffProgress: Sendable {
+  var path: String
+  var slotsDone: Int
+  var slotsTotal: Int
+  var bytesDone: Int
+  var bytesTotal: Int
+  var nanoseconds: UInt64
+}
+
+struct SwapoffResult: Sendable {
+  enum State: String, Sendable {
+    case off
+    case cancelled
+    /// There is no room for its pages; or, of a dry run, there would be none.
+    case refused
+  }
+
+  var path: String
+  var slots: Int
+  var bytes: Int
+  var toTarget: Int
+  var toPool: Int
+  var toAreas: Int
+  var lost: Int
+  var wallNanoseconds: UInt64
+  var userNanoseconds: UInt64
+  var systemNanoseconds: UInt64
+  var state: State
+  /// Why it was refused, with figures.
+  var reason: String?
+}
+
+enum SwapoffError: Error {
+  case unknownArea
+  case alreadyDraining
+  case failed(String)
+}
+
+/// The swap areas in use. Any thread may call.
+final class SwapAreas: @unchecked Sendable {
+  private struct Area {
+    var number: Int
+    var file: AreaFile
+    var state: AreaState = .active
+    /// What was logged already.
+    var errorsTold = 0
+  }
+
+  let files: AreaFiles
+  private let layer: SlotLayer
+  private let writeback: Writeback
+  private let sink: any PageSink
+  private let log: @Sendable (String) -> Void
+  private let lock = Lock.create()
+  private var areas: [Area] = []
+  private var hasStarted = false
+
+  init(
+    layer: SlotLayer, files: AreaFiles, writeback: Writeback, sink: any PageSink, log: @escaping @Sendable (String) -> Void
+  ) {
+    self.layer = layer
+    self.files = files
+    self.writeback = writeback
+    self.sink = sink
+    self.log = log
+  }
+
+  /// Takes over the file. nil as priority: the next lower negative one, from -2 on, as swapon(8) has it.
+  func add(_ file: AreaFile, priority: Int?) throws(KernelError) -> AreaInfo {
+    lock.lock()
+    defer { lock.unlock() }
+    if !hasStarted {
+      try writeback.start(files: files)
+      hasStarted = true
+    }
+    let lowest = areas.map { Int(layer.areas.priority($0.number)) }.filter { $0 < 0 }.min() ?? -1
+    guard
+      let number = try layer.areas.add(
+        bytes: file.sizeBytes, priority: Int32(clamping: priority ?? lowest - 1), identity: file.identity)
+    else { throw KernelError(call: "swapon: there are 16 areas already", code: ENOSPC) }
+    let area = Area(number: number, file: file)
+    areas.append(area)
+    files.set(number, file.descriptor)
+    layer.enableWriteback()
+    writeback.nudge()
+    return info(area)
+  }
+
+  /// The open files, for those that must not be opened twice.
+  var openFiles: [AreaFile] {
+    lock.lock()
+    defer { lock.unlock() }
+    return areas.map { $0.file }
+  }
+
+  func list() -> [AreaInfo] {
+    lock.lock()
+    defer { lock.unlock() }
+    for index in areas.indices { tellErrors(&areas[index]) }
+    return areas.map(info)
+  }
+
+  private func tellErrors(_ area: inout Area) {
+    let figures = layer.areas.figures(area.number)
+    let errors = figures.readErrors + figures.writeErrors
+    guard errors > area.errorsTold else { return }
+    area.errorsTold = errors
+    log(
+      "\(area.file.path): \(figures.readErrors) reads and \(figures.writeErrors) writes failed so far, the latest at byte \(figures.errorOffset)"
+    )
+  }
+
+  private func info(_ area: Area) -> AreaInfo {
+    let figures = layer.areas.figures(area.number)
+    var state = area.state
+    if state == .active {
+      if layer.areas.rotation(area.number) == .faulty {
+        state = .faulty
+      } else if layer.areas.freeBytes(area.number) <= AreaPlace.segmentBytes {
+        state = .full
+      }
+    }
+    return AreaInfo(
+      path: area.file.path, isBlockDevice: area.file.isBlockDevice, sizeBytes: area.file.sizeBytes,
+      usedBytes: figures.usedBytes, slots: figures.liveObjects, priority: Int(layer.areas.priority(area.number)),
+      state: state, readErrors: figures.readErrors, writeErrors: figures.writeErrors, isDirect: area.file.isDirect)
+  }
+
+  /// Closes everything; the pages in it are gone. When the daemon leaves and nobody depends on it any more.
+  func closeAll() {
+    lock.lock()
+    for area in areas {
+      layer.areas.setRotation(area.number, .draining)
+      files.set(area.number, -1)
+    }
+    lock.unlock()
+    if hasStarted { writeback.barrier() }
+    lock.lock()
+    for area in areas { area.file.close(removing: true) }
+    areas = []
+    lock.unlock()
+  }
+
+  // MARK: - swapoff
+
+  private static let readDepth = 8
+
+  /// Blocks until it is done. `progress` is called a few times a second, from the calling thread; false from it cancels.
+  func swapoff(
+    path: String, dryRun: Bool, progress: (SwapoffProgress) -> Bool
+  ) throws(SwapoffError) -> SwapoffResult {
+    let area = try beginSwapoff(path, dryRun: dryRun)
+    let start = Stopwatch()
+    var result = SwapoffResult(
+      path: area.file.path, slots: 0, bytes: 0, toTarget: 0, toPool: 0, toAreas: 0, lost: 0, wallNanoseconds: 0,
+      userNanoseconds: 0, systemNanoseconds: 0, state: .off)
+    if let reason = lackOfRoom(area) {
+      result.state = .refused
+      result.reason = reason
+      if !dryRun { resume(area) }
+      return result
+    }
+    if dryRun {
+      let figures = layer.areas.figures(area.number)
+      result.slots = figures.liveObjects
+      result.bytes = figures.liveBytes
+      return result
+    }
+    do {
+      // What is being written to it is waited for; nothing more comes.
+      writeback.barrier()
+      let tally = try empty(area, start, progress, &result)
+      fill(&result, tally, start)
+      if result.state == .off { remove(area) } else { resume(area) }
+      return result
+    } catch {
+      resume(area)
+      throw .failed("\(error)")
+    }
+  }
+
+  private func beginSwapoff(_ path: String, dryRun: Bool) throws(SwapoffError) -> Area {
+    lock.lock()
+    defer { lock.unlock() }
+    guard let index = areas.firstIndex(where: { $0.file.path == path }) else { throw .unknownArea }
+    guard areas[index].state != .draining else { throw .alreadyDraining }
+    if !dryRun {
+      areas[index].state = .draining
+      layer.areas.setRotation(areas[index].number, .draining)
+    }
+    return areas[index]
+  }
+
+  private func empty(
+    _ area: Area, _ start: Stopwatch, _ progress: (SwapoffProgress) -> Bool, _ result: inout SwapoffResult
+  ) throws(KernelError) -> Swapoff.Tally {
+    let reading = try UringStorage(files: files, depth: Self.readDepth)
+    let writing = try UringStorage(files: files, depth: 2)
+    let swapoff = try Swapoff(layer: layer, area: area.number, storage: reading, writing: writing, sink: sink)
+    let before = layer.areas.figures(area.number)
+    var isCancelled = false
+    let workers = max(1, min(4, sysconf(Int32(_SC_NPROCESSORS_ONLN))))
+    let isEmpty = try swapoff.run(workers: workers) { tally in
+      let goOn = progress(
+        SwapoffProgress(
+          path: area.file.path, slotsDone: tally.slots, slotsTotal: max(before.liveObjects, tally.slots),
+          bytesDone: tally.bytes, bytesTotal: max(before.liveBytes, tally.bytes), nanoseconds: start.wall))
+      if !goOn { isCancelled = true }
+      return goOn
+    }
+    if !isEmpty {
+      result.state = isCancelled ? .cancelled : .refused
+      if !isCancelled {
+        result.reason = "\(layer.areas.figures(area.number).liveObjects) pages found no room on the way"
+      }
+    }
+    return swapoff.tally
+  }
+
+  private func fill(_ result: inout SwapoffResult, _ tally: Swapoff.Tally, _ start: Stopwatch) {
+    result.slots = tally.slots
+    result.bytes = tally.bytes
+    result.toTarget = tally.toTarget
+    result.toPool = tally.toPool
+    result.toAreas = tally.toAreas
+    result.lost = tally.lost
+    result.wallNanoseconds = start.wall
+    result.userNanoseconds = start.user
+    result.systemNanoseconds = start.system
+  }
+
+  /// What is in the way of emptying the area, with figures; nil: there is room.
+  private func lackOfRoom(_ area: Area) -> String? {
+    let figures = layer.areas.figures(area.number)
+    let pages = sink.totalRoom()
+    // Compressed pages take a little more in the pool than in the area, in blocks of its classes.
+    let pool = max(0, layer.pool.limitBytes - layer.pool.arenaBytes) / 8 * 7
+    lock.lock()
+    let others = areas.filter { $0.number != area.number && layer.areas.rotation($0.number) == .active }
+      .reduce(0) { $0 + max(0, layer.areas.freeBytes($1.number) - AreaPlace.segmentBytes) }
+    lock.unlock()
+    let average = max(1, figures.liveBytes / max(1, figures.liveObjects))
+    let places = pages + (pool + others) / average
+    guard places < figures.liveObjects else { return nil }
+    let mib = { (bytes: Int) in "\((bytes + (1 << 19)) >> 20) MiB" }
+    return "\(figures.liveObjects) pages lie in it (\(mib(figures.liveBytes)) compressed); there is room for \(pages) pages "
+      + "below the groups' limits, \(mib(pool)) in the pool and \(mib(others)) in other areas"
+  }
+
+  /// In use again.
+  private func resume(_ area: Area) {
+    lock.lock()
+    layer.areas.setRotation(area.number, .active)
+    if let index = areas.firstIndex(where: { $0.number == area.number }) { areas[index].state = .active }
+    lock.unlock()
+    writeback.nudge()
+  }
+
+  private func remove(_ area: Area) {
+    lock.lock()
+    files.set(area.number, -1)
+    layer.areas.remove(area.number)
+    areas.removeAll { $0.number == area.number }
+    lock.unlock()
+    sink.filesChanged()
+    area.file.close(removing: true)
+  }
+}

@@ -1,0 +1,261 @@
+import CUserfault
+import Glibc
+
+/// Takes an area out of use while everything runs: reads its segments in the order of the disk, and brings every slot that still
+/// lies there back into memory, after patch 19 of the Linux Virtual Swap Space series (v3, 2026). No page table is walked: the segments
+/// say whose slots lie in them.
+///
+/// One reader (the calling thread) keeps several reads under way; workers unpack what has arrived.
+final class Swapoff: @unchecked Sendable {
+  struct Tally {
+    var slots = 0
+    var bytes = 0
+    var toTarget = 0
+    var toPool = 0
+    var toAreas = 0
+    var lost = 0
+  }
+
+  private let layer: SlotLayer
+  private let area: Int
+  private let storage: any SegmentStorage
+  private let sink: any PageSink
+  /// For what neither targets nor pool can take.
+  private let writer: SegmentWriter?
+  private let writerLock = Lock.create()
+  private let lock = Lock.create()
+  private let arrived: Int32
+  private let processed: Int32
+  private var queue: [(segment: UInt32, buffer: Int)] = []
+  private var finished: [Int] = []
+  private(set) var tally = Tally()
+  /// Slots that could not go anywhere.
+  private var leftBehind = 0
+
+  /// `writing` is another storage, for areas that stay.
+  init(
+    layer: SlotLayer, area: Int, storage: any SegmentStorage, writing: (any SegmentStorage)?, sink: any PageSink
+  ) throws(KernelError) {
+    self.layer = layer
+    self.area = area
+    self.storage = storage
+    self.sink = sink
+    writer = writing.map { SegmentWriter(layer: layer, storage: $0, buffers: 0..<$0.depth) }
+    arrived = vs_semaphore()
+    processed = vs_eventfd()
+    guard arrived >= 0, processed >= 0 else { throw KernelError(call: "eventfd", code: -min(arrived, processed)) }
+  }
+
+  deinit {
+    close(arrived)
+    close(processed)
+    lock.destroy()
+    writerLock.destroy()
+  }
+
+  /// Empties the area. `goOn` is asked several times a second. false: it said no, or there is no room for the rest.
+  func run(workers: Int, goOn: (Tally) -> Bool) throws(KernelError) -> Bool {
+    var ended: [Promise<Bool>] = []
+    for number in 0..<workers {
+      let promise = Promise<Bool>()
+      try Thread.start("vswap-swapoff-\(number)") { [self] in
+        work()
+        promise.fulfil(true)
+      }
+      ended.append(promise)
+    }
+    let isEmpty = passes(goOn)
+    // Nothing is queued any more, so each takes that for the end.
+    for _ in 0..<workers { _ = vs_eventfd_signal(arrived) }
+    for promise in ended { while promise.wait(milliseconds: 60_000) == nil {} }
+    writer?.drain()
+    return isEmpty
+  }
+
+  /// Over the whole area, until nothing is left, or a pass got nowhere.
+  private func passes(_ goOn: (Tally) -> Bool) -> Bool {
+    while layer.areas.figures(area).liveObjects > 0 {
+      let before = layer.areas.figures(area).liveObjects
+      leftBehind = 0
+      guard pass(goOn) else { return false }
+      writerLock.lock()
+      writer?.drain()
+      writerLock.unlock()
+      let after = layer.areas.figures(area).liveObjects
+      // Slots whose last reference a worker or a writer holds go in a moment.
+      if after > 0 && after == before {
+        if leftBehind > 0 { return false }
+        sched_yield()
+      }
+    }
+    return true
+  }
+
+  /// Reads all segments once, with as many reads under way as there are buffers.
+  private func pass(_ goOn: (Tally) -> Bool) -> Bool {
+    var idle = Array(0..<storage.depth)
+    var reading: [Int: UInt32] = [:]
+    var next: UInt32? = 1
+    var asked = vs_monotonic_ns()
+    var isWanted = true
+    while true {
+      while isWanted, !idle.isEmpty, let from = next {
+        guard let found = layer.areas.nextSealed(area, from: from) else {
+          next = nil
+          break
+        }
+        next = found.segment + 1
+        let buffer = idle.removeLast()
+        reading[buffer] = found.segment
+        storage.read(area: area, segment: found.segment, buffer: buffer)
+      }
+      let busy = storage.depth - idle.count
+      if busy == 0 { return isWanted }
+      // Reads first, since they keep the disk busy; then buffers that workers are through with.
+      if let done = storage.completed(wait: !reading.isEmpty && busy == reading.count),
+        let segment = reading.removeValue(forKey: done.buffer)
+      {
+        if !done.isComplete { storage.readPieces(area: area, segment: segment, buffer: done.buffer) }
+        hand(segment, done.buffer)
+      } else if busy > reading.count {
+        _ = vs_wait_readable(processed, reading.isEmpty ? 100_000 : 500)
+      }
+      vs_eventfd_clear(processed)
+      idle += takeFinished()
+      let now = vs_monotonic_ns()
+      if isWanted, now - asked > 50_000_000 {
+        asked = now
+        isWanted = goOn(snapshot())
+      }
+    }
+  }
+
+  private func snapshot() -> Tally {
+    lock.lock()
+    defer { lock.unlock() }
+    return tally
+  }
+
+  private func hand(_ segment: UInt32, _ buffer: Int) {
+    lock.lock()
+    queue.append((segment, buffer))
+    lock.unlock()
+    _ = vs_eventfd_signal(arrived)
+  }
+
+  private func takeFinished() -> [Int] {
+    lock.lock()
+    defer { lock.unlock() }
+    let taken = finished
+    finished = []
+    return taken
+  }
+
+  // MARK: - Workers
+
+  private func work() {
+    let codec = Codec.create()
+    let batch = PageBatch()
+    while vs_semaphore_take(arrived) == 0, let next = takeArrived() {
+      var sum = Tally()
+      unpack(next.segment, storage.buffer(next.buffer), batch, codec, &sum)
+      lock.lock()
+      add(sum)
+      finished.append(next.buffer)
+      lock.unlock()
+      _ = vs_eventfd_signal(processed)
+    }
+    codec.destroy()
+  }
+
+  /// nil: it is over.
+  private func takeArrived() -> (segment: UInt32, buffer: Int)? {
+    lock.lock()
+    defer { lock.unlock() }
+    return queue.isEmpty ? nil : queue.removeFirst()
+  }
+
+  private func add(_ sum: Tally) {
+    tally.slots += sum.slots
+    tally.bytes += sum.bytes
+    tally.toTarget += sum.toTarget
+    tally.toPool += sum.toPool
+    tally.toAreas += sum.toAreas
+    tally.lost += sum.lost
+  }
+
+  private func unpack(
+    _ segment: UInt32, _ buffer: UnsafeRawPointer, _ batch: PageBatch, _ codec: Codec, _ sum: inout Tally
+  ) {
+    var later: [(slot: SlotNumber, word: SlotWord, bytes: UnsafeRawPointer, length: Int)] = []
+    var room = 0
+    SegmentScan.visitLive(layer, area: area, segment: segment, buffer: buffer) { slot, word, content in
+      sum.slots += 1
+      sum.bytes += word.place.bytes
+      guard let content else {
+        layer.loseInArea(slot, word)
+        layer.release(slot)
+        sum.lost += 1
+        return
+      }
+      let owner = layer.owner(of: slot)
+      // Pages that several processes share stay in one place: the pool.
+      if owner.count == 2 {
+        if batch.items.isEmpty || owner.target != batch.target || batch.items.count == PageBatch.capacity {
+          deliver(batch, buffer, &later, &sum)
+          batch.target = owner.target
+          room = sink.room(target: owner.target)
+        }
+        if room > 0, layer.unpack(content, into: batch.content + batch.items.count * pageSize, codec: codec) {
+          room -= 1
+          batch.items.append(.init(slot: slot, word: word, page: owner.virtualPage))
+          return
+        }
+      }
+      later.append((slot, word, content.bytes, content.length))
+    }
+    deliver(batch, buffer, &later, &sum)
+    for item in later { placeElsewhere(item.slot, item.word, item.bytes, item.length, &sum) }
+  }
+
+  /// What the target does not take goes elsewhere: it has moved, or has been discarded, or the target is stopped.
+  private func deliver(
+    _ batch: PageBatch, _ buffer: UnsafeRawPointer,
+    _ later: inout [(slot: SlotNumber, word: SlotWord, bytes: UnsafeRawPointer, length: Int)], _ sum: inout Tally
+  ) {
+    guard !batch.items.isEmpty else { return }
+    sink.deliver(batch)
+    for item in batch.items {
+      if item.isTaken {
+        sum.toTarget += 1
+        layer.release(item.slot)
+      } else {
+        let object = buffer + item.word.place.unitInSegment * AreaPlace.unit
+        let length = Int(object.load(fromByteOffset: 12, as: UInt16.self))
+        later.append((item.slot, item.word, object + AreaSegment.objectHeaderBytes, length))
+      }
+    }
+    batch.items.removeAll(keepingCapacity: true)
+  }
+
+  private func placeElsewhere(
+    _ slot: SlotNumber, _ word: SlotWord, _ bytes: UnsafeRawPointer, _ length: Int, _ sum: inout Tally
+  ) {
+    switch layer.placeInPool(slot, from: word, bytes, length: length) {
+    case .placed: sum.toPool += 1
+    case .elsewhere: break
+    case .noRoom:
+      writerLock.lock()
+      let isTaken = writer?.append(slot, from: word, bytes, length: length) == true
+      writerLock.unlock()
+      if isTaken {
+        sum.toAreas += 1
+        return
+      }
+      lock.lock()
+      leftBehind += 1
+      lock.unlock()
+    }
+    layer.release(slot)
+  }
+}

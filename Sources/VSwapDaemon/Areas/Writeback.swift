@@ -1,0 +1,177 @@
+import CUserfault
+import Glibc
+
+/// The thread that moves the oldest objects of a full pool to swap areas, and keeps those in order: frees segments in which nothing
+/// is alive, and cleans sparse ones, as a log-structured file system does (Rosenblum & Ousterhout, SOSP 1991).
+///
+/// `nudge` and `barrier` may come from any thread. It yields to programs: nice 5.
+final class Writeback: @unchecked Sendable {
+  private let layer: SlotLayer
+  private let budget: FrameBudget
+  private let bell: Int32
+  private let lock = Lock.create()
+  private var barriers: [Promise<Bool>] = []
+  /// Set before the start: what to tell when room was made.
+  var whenRoom: @Sendable () -> Void = {}
+
+  private static let writeDepth = 4
+  /// Objects between two looks at the pool.
+  private static let batch = 128
+  /// A segment is worth cleaning if at most this much of it is alive.
+  private static let sparseUnits = AreaPlace.unitsPerSegment * 5 / 8
+
+  init(layer: SlotLayer, budget: FrameBudget) throws(KernelError) {
+    self.layer = layer
+    self.budget = budget
+    bell = vs_eventfd()
+    guard bell >= 0 else { throw KernelError(call: "eventfd", code: -bell) }
+  }
+
+  deinit {
+    close(bell)
+    lock.destroy()
+  }
+
+  func start(files: AreaFiles) throws(KernelError) {
+    let writing = try UringStorage(files: files, depth: Self.writeDepth)
+    let cleaning = try UringStorage(files: files, depth: 1)
+    try Thread.start("vswap-writeback") { [self] in
+      vs_yield_to_programs(5)
+      run(Work(layer: layer, writing: writing, cleaning: cleaning))
+    }
+  }
+
+  /// The pool is filling, or an area came.
+  func nudge() { _ = vs_eventfd_signal(bell) }
+
+  /// Returns when nothing is being written any more to areas that left the rotation before the call.
+  func barrier() {
+    let promise = Promise<Bool>()
+    lock.lock()
+    barriers.append(promise)
+    lock.unlock()
+    nudge()
+    while promise.wait(milliseconds: 60_000) == nil {}
+  }
+
+  private struct Work {
+    let writer: SegmentWriter
+    let cleaning: any SegmentStorage
+    let page = UnsafeMutableRawPointer.allocate(byteCount: pageSize, alignment: 64)
+    var cursors = [UInt32](repeating: 0, count: AreaPlace.maximumAreas)
+    var sweptAt: UInt64 = 0
+
+    init(layer: SlotLayer, writing: any SegmentStorage, cleaning: any SegmentStorage) {
+      writer = SegmentWriter(layer: layer, storage: writing, buffers: 0..<writing.depth)
+      self.cleaning = cleaning
+    }
+  }
+
+  private func run(_ start: Work) {
+    var work = start
+    while true {
+      if vs_wait_readable(bell, 200_000) != 0 { vs_eventfd_clear(bell) }
+      answerBarriers(&work)
+      recycle(&work, discarding: !isPressed)
+      while isPressed, !hasBarrier, writeSome(&work) { recycle(&work, discarding: false) }
+      if budget.poolFull { work.writer.flush() }
+      work.writer.drain(flushing: false)
+      clean(&work)
+      whenRoom()
+    }
+  }
+
+  private var hasBarrier: Bool {
+    lock.lock()
+    defer { lock.unlock() }
+    return !barriers.isEmpty
+  }
+
+  private func answerBarriers(_ work: inout Work) {
+    lock.lock()
+    let waiting = barriers
+    barriers = []
+    lock.unlock()
+    guard !waiting.isEmpty else { return }
+    work.writer.drain()
+    for promise in waiting { promise.fulfil(true) }
+  }
+
+  /// The pool is at its limit, or within a sixteenth of it.
+  private var isPressed: Bool {
+    budget.poolFull || layer.pool.isNearLimit
+  }
+
+  /// Moves a batch of objects. false: there is none, or no room for them.
+  private func writeSome(_ work: inout Work) -> Bool {
+    guard layer.areas.hasRoom else { return false }
+    for _ in 0..<Self.batch {
+      guard let slot = layer.oldestInPool() else { return findLost(&work) }
+      guard let (word, length) = layer.copyFromPool(slot, into: work.page) else {
+        layer.release(slot)
+        continue
+      }
+      guard work.writer.append(slot, from: word, work.page, length: length) else {
+        layer.putBack(slot)
+        layer.release(slot)
+        return false
+      }
+    }
+    work.writer.poll()
+    // Gaps that objects left become room for others once their blocks are empty.
+    if layer.pool.compressedBytes < layer.pool.arenaBytes / 4 * 3 { _ = layer.compact(maximumMoves: 64) }
+    whenRoom()
+    return true
+  }
+
+  /// The order knows nobody, and the pool is full all the same: it lost some. At most every second.
+  private func findLost(_ work: inout Work) -> Bool {
+    let now = vs_monotonic_ns()
+    work.writer.flush()
+    guard now - work.sweptAt > 1_000_000_000, layer.pool.objects > 0 else { return false }
+    work.sweptAt = now
+    layer.enqueuePool()
+    return true
+  }
+
+  /// Empty segments become free; their storage goes back while nobody waits for it to be used again.
+  private func recycle(_ work: inout Work, discarding: Bool) {
+    for area in 0..<AreaPlace.maximumAreas where layer.areas.rotation(area) != .none && layer.areas.rotation(area) != .draining {
+      while let segment = layer.areas.nextEmpty(area) {
+        if discarding { work.cleaning.discard(area: area, segment: segment) }
+        layer.areas.freed(area, segment)
+      }
+    }
+  }
+
+  /// Sparse segments of areas of which less than an eighth is free.
+  private func clean(_ work: inout Work) {
+    for area in 0..<AreaPlace.maximumAreas where layer.areas.rotation(area) == .active {
+      for _ in 0..<8 where layer.areas.freeBytes(area) < layer.areas.bytes(area) / 8 {
+        guard
+          let segment = layer.areas.sparsest(area, atMost: Self.sparseUnits, cursor: &work.cursors[area], looks: 1024)
+        else { break }
+        clean(area, segment, work)
+        recycle(&work, discarding: false)
+      }
+    }
+  }
+
+  /// Writes what is alive in a segment once more, elsewhere.
+  private func clean(_ area: Int, _ segment: UInt32, _ work: Work) {
+    work.cleaning.read(area: area, segment: segment, buffer: 0)
+    guard let done = work.cleaning.completed(wait: true), done.isComplete else {
+      layer.areas.readFailed(area, offset: Int(segment) * AreaPlace.segmentBytes)
+      return
+    }
+    SegmentScan.visitLive(layer, area: area, segment: segment, buffer: work.cleaning.buffer(0)) { slot, word, content in
+      guard let content else {
+        layer.loseInArea(slot, word)
+        layer.release(slot)
+        return
+      }
+      if !work.writer.append(slot, from: word, content.bytes, length: content.length, cleaning: true) { layer.release(slot) }
+    }
+    work.writer.drain()
+  }
+}
