@@ -280,7 +280,8 @@ final class SwapAreas: @unchecked Sendable {
   /// In use again.
   private func resume(_ area: Area) {
     lock.lock()
-    layer.areas.setRotation(area.number, .active)
+    let hasFailed = layer.areas.figures(area.number).writeErrors > 0
+    layer.areas.setRotation(area.number, hasFailed ? .faulty : .active)
     if let index = areas.firstIndex(where: { $0.number == area.number }) { areas[index].state = .active }
     lock.unlock()
     writeback.nudge()

@@ -73,11 +73,15 @@ final class Writeback: @unchecked Sendable {
       if vs_wait_readable(bell, 200_000) != 0 { vs_eventfd_clear(bell) }
       answerBarriers(&work)
       recycle(&work, discarding: !isPressed)
-      while isPressed, !hasBarrier, writeSome(&work) { recycle(&work, discarding: false) }
+      var hasWritten = false
+      while isPressed, !hasBarrier, writeSome(&work) {
+        recycle(&work, discarding: false)
+        hasWritten = true
+      }
       if budget.poolFull { work.writer.flush() }
       work.writer.drain(flushing: false)
       clean(&work)
-      whenRoom()
+      if hasWritten { whenRoom() }
     }
   }
 
