@@ -78,6 +78,15 @@ final class SegmentWriter {
     while !flights.isEmpty { finishOne(wait: true) }
   }
 
+  /// Gives up the segment that is being filled: nobody waits for the room any more.
+  func abandonOpen() {
+    guard let (buffer, flight) = open else { return }
+    open = nil
+    idle.append(buffer)
+    layer.areas.giveUp(flight.area, flight.builder.stamp.segment)
+    giveBack(flight)
+  }
+
   /// Takes completed writes in, without waiting.
   func poll() {
     while finishOne(wait: false) {}
@@ -110,6 +119,10 @@ final class SegmentWriter {
     let segment = flight.builder.stamp.segment
     layer.areas.writeFailed(flight.area, offset: Int(segment) * AreaPlace.segmentBytes)
     layer.areas.giveUp(flight.area, segment)
+    giveBack(flight)
+  }
+
+  private func giveBack(_ flight: Flight) {
     for item in flight.items {
       layer.putBack(item.slot)
       layer.release(item.slot)

@@ -60,6 +60,7 @@ final class Writeback: @unchecked Sendable {
     let page = UnsafeMutableRawPointer.allocate(byteCount: pageSize, alignment: 64)
     var cursors = [UInt32](repeating: 0, count: AreaPlace.maximumAreas)
     var sweptAt: UInt64 = 0
+    var wroteAt: UInt64 = 0
 
     init(layer: SlotLayer, writing: any SegmentStorage, cleaning: any SegmentStorage) {
       writer = SegmentWriter(layer: layer, storage: writing, buffers: 0..<writing.depth)
@@ -81,7 +82,12 @@ final class Writeback: @unchecked Sendable {
       if budget.poolFull { work.writer.flush() }
       work.writer.drain(flushing: false)
       clean(&work)
-      if hasWritten { whenRoom() }
+      if hasWritten {
+        work.wroteAt = vs_monotonic_ns()
+        whenRoom()
+      } else if vs_monotonic_ns() - work.wroteAt > 1_000_000_000 {
+        work.writer.abandonOpen()
+      }
     }
   }
 

@@ -3,18 +3,12 @@ import Glibc
 
 /// Faults on pages that lie in a swap area. The pager starts a read and goes on; when it has completed everything is looked up once more.
 extension TargetState {
-  /// Neighbours that one read brings into the target, itself included.
-  private static let mostAround = 16
-  /// Pages after the last read within which a fault counts as reading on.
-  private static let reach: UInt64 = 16
-
   mutating func startRead(
     _ fault: Fault, _ page: UInt64, _ slot: SlotNumber, _ word: SlotWord, _ buffers: FaultBuffers
   ) -> ServiceOutcome {
     if buffers.reader.isReading(token, fault.address) { return .done }
-    let readsOn = page >= readEnd && page < readEnd + Self.reach
-    switch buffers.reader.start(fault, token: token, slot: slot, word: word, around: readsOn) {
-    case .underWay: readEnd = page + 1
+    switch buffers.reader.start(fault, token: token, slot: slot, word: word, around: streams.fault(page) > 1) {
+    case .underWay: break
     case .busy: keep(fault)
     case .impossible: return readNow(fault, slot, word, buffers)
     }
@@ -22,7 +16,7 @@ extension TargetState {
   }
 
   private mutating func readNow(_ fault: Fault, _ slot: SlotNumber, _ word: SlotWord, _ buffers: FaultBuffers) -> ServiceOutcome {
-    let scratch = buffers.bounce + Self.mostAround * pageSize
+    let scratch = buffers.bounce + ReadStreams.longest * pageSize
     let object = buffers.reader.readNow(word, into: scratch)
     return take(fault, slot, word, object, window: nil, buffers)
   }
@@ -65,7 +59,7 @@ extension TargetState {
       return serve(fault, buffers)
     }
     let count = window.map { neighbours(after: page, of: word, $0, buffers) } ?? 0
-    return mapRead(fault, page, count + 1, buffers)
+    return faultedIn(fault, page, copyIn(fault.address, count + 1, buffers), fromCache: false, buffers)
   }
 
   /// Unpacks the pages after `page` that the same read has brought, behind it. Returns how many.
@@ -73,7 +67,7 @@ extension TargetState {
     after page: UInt64, of word: SlotWord, _ flight: AreaReader.Flight, _ buffers: FaultBuffers
   ) -> Int {
     // With little room below the limit what is asked for goes first.
-    let most = min(Self.mostAround - 1, account.room / 16)
+    let most = min(ReadStreams.longest - 1, account.room / 16)
     var count = 0
     while count < most {
       let entry = table.entry(page + UInt64(count) + 1)
@@ -91,35 +85,6 @@ extension TargetState {
     return count
   }
 
-  /// Maps `count` pages from the bounce buffer.
-  private mutating func mapRead(_ fault: Fault, _ page: UInt64, _ count: Int, _ buffers: FaultBuffers) -> ServiceOutcome {
-    var count = count
-    while true {
-      let outcome = uffd.copy(to: fault.address, from: buffers.bounce, length: count * pageSize)
-      switch outcome {
-      case .filled(let pages):
-        pending.forgetMoves()
-        for index in 0..<pages {
-          let place = page + UInt64(index)
-          leaveSlot(place, table.entry(place), chances: index == 0 ? 1 : 0, buffers.layer)
-        }
-        readEnd = page + UInt64(pages)
-        counters.faultedIn(fromCache: false)
-        account.faultedIn(fromCache: false)
-        account.mapped(pages: pages - 1)
-        reclaimIfOver()
-        return .done
-      case .exists:
-        leaveSlot(page, table.entry(page), chances: 1, buffers.layer)
-        return finish(outcome, fault)
-      case .unmapped where count > 1:
-        count = 1
-      default:
-        return finish(outcome, fault)
-      }
-    }
-  }
-
   // MARK: - Unasked
 
   /// For a restore: as many reads as there are buffers for.
@@ -134,7 +99,7 @@ extension TargetState {
       guard word.kind == .area, !buffers.reader.isReading(token, address) else { continue }
       let fault = Fault(address: address, thread: 0, write: false)
       switch buffers.reader.start(fault, token: token, slot: found.entry, word: word, around: true) {
-      case .underWay: cursor = found.vpn + UInt64(Self.mostAround)
+      case .underWay: cursor = found.vpn + UInt64(ReadStreams.longest)
       case .busy: return .reading
       case .impossible:
         if case .gone = readNow(fault, found.entry, word, buffers) { return .gone }

@@ -43,33 +43,66 @@ extension TargetState {
     _ fault: Fault, _ page: UInt64, slot: SlotNumber, _ buffers: FaultBuffers
   ) -> ServiceOutcome {
     let loaded = buffers.layer.load(slot, into: buffers.bounce, codec: buffers.codec)
-    let outcome: FillOutcome
     switch loaded {
     case .area(let word): return startRead(fault, page, slot, word, buffers)
     case .lost:
       uffd.poison(fault.address, length: pageSize)
       counters.poisonedPage()
       return .done
-    case .zero:
-      outcome =
-        fault.write
-        ? uffd.copy(to: fault.address, from: buffers.zeros, length: pageSize)
-        : uffd.zero(fault.address, length: pageSize)
-    case .cached, .pool:
-      outcome = uffd.copy(to: fault.address, from: buffers.bounce, length: pageSize)
+    case .zero where !fault.write:
+      let outcome = uffd.zero(fault.address, length: pageSize)
+      return faultedIn(fault, page, outcome, fromCache: false, buffers)
+    case .zero, .cached, .pool:
+      // With little room below the limit what is asked for goes first.
+      let ahead = min(streams.fault(page), max(1, account.room / 16))
+      let count = ahead > 1 ? loadAhead(page, ahead, buffers) : 1
+      let outcome = copyIn(fault.address, count, buffers)
+      return faultedIn(fault, page, outcome, fromCache: loaded == .cached, buffers)
     }
+  }
+
+  /// Loads the pages behind `page` into the bounce buffer, as far as they are in RAM. Returns how many there are with it.
+  private mutating func loadAhead(_ page: UInt64, _ most: Int, _ buffers: FaultBuffers) -> Int {
+    var count = 1
+    while count < most {
+      let entry = table.entry(page + UInt64(count))
+      guard PageTableEntry.isSlot(entry) else { break }
+      switch buffers.layer.load(entry, into: buffers.bounce + count * pageSize, codec: buffers.codec) {
+      case .zero, .cached, .pool: count += 1
+      case .area, .lost: return count
+      }
+    }
+    return count
+  }
+
+  /// Maps pages from the bounce buffer: all, or what lies within the mapping.
+  func copyIn(_ address: UInt64, _ count: Int, _ buffers: FaultBuffers) -> FillOutcome {
+    let outcome = uffd.copy(to: address, from: buffers.bounce, length: count * pageSize)
+    guard case .unmapped = outcome, count > 1 else { return outcome }
+    return uffd.copy(to: address, from: buffers.bounce, length: pageSize)
+  }
+
+  /// After the attempt to map a page, and others behind it.
+  mutating func faultedIn(
+    _ fault: Fault, _ page: UInt64, _ outcome: FillOutcome, fromCache: Bool, _ buffers: FaultBuffers
+  ) -> ServiceOutcome {
     switch outcome {
-    case .filled:
+    case .filled(let pages):
       pending.forgetMoves()
-      let fromCache = loaded == .cached
-      leaveSlot(page, slot, chances: fromCache ? 2 : 1, buffers.layer)
+      leaveSlot(page, table.entry(page), chances: fromCache ? 2 : 1, buffers.layer)
+      for index in 1..<max(1, pages) {
+        let other = page + UInt64(index)
+        leaveSlot(other, table.entry(other), chances: 0, buffers.layer)
+      }
+      streams.brought(page, pages)
       counters.faultedIn(fromCache: fromCache)
       account.faultedIn(fromCache: fromCache)
+      account.mapped(pages: pages - 1)
       reclaimIfOver()
       return .done
     case .exists:
       // Only the pager fills pages, so the mapped page is the newer one, and the target's own.
-      leaveSlot(page, slot, chances: 1, buffers.layer)
+      leaveSlot(page, table.entry(page), chances: 1, buffers.layer)
       return finish(outcome, fault)
     default:
       return finish(outcome, fault)

@@ -47,8 +47,7 @@ struct TargetState {
   var refusedSince: UInt64 = 0
   /// A thread was granted a range: nothing is registered or evicted until it is done.
   var requestGranted = false
-  /// Page after the last one that came from a swap area: a fault there, or a little further, reads on.
-  var readEnd: UInt64 = 0
+  var streams = ReadStreams()
   /// Slots could not be shared at the fork: everything inherited is lost.
   var isBroken = false
 
@@ -84,6 +83,7 @@ struct TargetState {
     evictable.destroy()
     waiting.deallocate()
     pending.destroy()
+    streams.destroy()
     link?.destroy()
     link = nil
     if pagemap >= 0 { close(pagemap) }
