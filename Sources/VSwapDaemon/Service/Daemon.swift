@@ -10,6 +10,8 @@ public final class Daemon: @unchecked Sendable {
   let chunks: ChunkArena
   let budget: FrameBudget
   let keeper: LimitKeeper
+  let areas: SwapAreas
+  let areaFiles = AreaFiles()
   let startedAt = vs_monotonic_ns()
   private let compressor: Compressor
   private let logger: Logger
@@ -38,6 +40,7 @@ public final class Daemon: @unchecked Sendable {
     registry = TargetRegistry(whenChanged: { _ = vs_eventfd_signal(changed) }, log: log)
     compressor = try Compressor(layer: layer, budget: budget, keep: Self.keptFrames)
     keeper = try LimitKeeper(registry: registry, budget: budget)
+    areas = SwapAreas()
   }
 
   /// Serves until told to stop. Returns the exit status.
@@ -62,6 +65,8 @@ public final class Daemon: @unchecked Sendable {
     let signals = vs_signal_descriptor()
     guard signals >= 0 else { throw KernelError(call: "signalfd", code: -signals) }
     let daemon = try Daemon(poolLimitBytes: configuration.poolLimitBytes ?? defaultPoolLimit())
+    defer { daemon.areas.closeAll() }
+    try daemon.openAreas(configuration.swapAreas)
     if vs_lock_memory() != 0 { daemon.logger.notice("memory is not locked: the daemon itself may be swapped out") }
     let attach = try daemon.makeAttachServer(device, directory, embedded: configuration.embedded != nil)
     let control = try ControlServer(
