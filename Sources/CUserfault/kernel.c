@@ -2,12 +2,15 @@
 
 #include <errno.h>
 #include <fcntl.h>
+#include <linux/fs.h>
+#include <linux/magic.h>
 #include <sched.h>
 #include <signal.h>
 #include <stdio.h>
 #include <stdlib.h>
 #include <string.h>
 #include <sys/eventfd.h>
+#include <sys/ioctl.h>
 #include <sys/mman.h>
 #include <sys/resource.h>
 #include <sys/signalfd.h>
@@ -16,6 +19,7 @@
 #include <sys/syscall.h>
 #include <sys/time.h>
 #include <sys/un.h>
+#include <sys/vfs.h>
 #include <time.h>
 #include <unistd.h>
 
@@ -288,4 +292,21 @@ int vs_is_thread_of(pid_t process, pid_t thread) {
   char path[64];
   snprintf(path, sizeof(path), "/proc/%d/task/%d", process, thread);
   return access(path, F_OK) == 0;
+}
+
+int64_t vs_device_size(int fd) {
+  uint64_t size = 0;
+  if (ioctl(fd, BLKGETSIZE64, &size) != 0) return -errno;
+  return size > INT64_MAX ? -EOVERFLOW : (int64_t)size;
+}
+
+const char *vs_memory_filesystem(const char *path) {
+  struct statfs facts;
+  if (statfs(path, &facts) != 0) return NULL;
+  switch ((uint32_t)facts.f_type) {
+    case TMPFS_MAGIC: return "tmpfs";
+    case RAMFS_MAGIC: return "ramfs";
+    case HUGETLBFS_MAGIC: return "hugetlbfs";
+    default: return NULL;
+  }
 }

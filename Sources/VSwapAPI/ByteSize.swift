@@ -4,6 +4,8 @@ public enum ByteSize {
   public static let minimumLimit = 4 << 20
   /// Smallest limit of the pool of compressed pages. Bytes.
   public static let minimumPoolLimit = 1 << 20
+  /// Smallest swap area. Bytes.
+  public static let minimumArea = 2 << 20
 
   /// Reads "262144", "256K", "64M" or "2G" (either case).
   ///

@@ -50,23 +50,3 @@ public struct PageCount: Codable, Sendable, Equatable {
     self.pages = pages
   }
 }
-
-/// A swap area, as in `GET /v1/areas`.
-public struct AreaStatus: Codable, Sendable, Equatable {
-  public var path: String
-  /// "file" or "device".
-  public var type: String
-  public var sizeBytes: Int
-  public var usedBytes: Int
-  /// Physical slots in use.
-  public var slots: Int
-  public var priority: Int
-  public var state: String
-
-  enum CodingKeys: String, CodingKey {
-    case path, type
-    case sizeBytes = "size_bytes"
-    case usedBytes = "used_bytes"
-    case slots, priority, state
-  }
-}

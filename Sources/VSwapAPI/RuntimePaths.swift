@@ -1,3 +1,5 @@
+import Glibc
+
 /// Where a daemon and its clients meet: the runtime directory and the sockets in it.
 public enum RuntimePaths {
   /// Longest path of a unix socket, in bytes: sun_path without its NUL.
@@ -17,5 +19,12 @@ public enum RuntimePaths {
 
   public static func attachSocket(in directory: String) -> String {
     "\(directory)/attach.sock"
+  }
+
+  /// `path` as seen from the root directory, for a daemon whose working directory is another one. Links stay.
+  public static func absolute(_ path: String) -> String {
+    guard !path.hasPrefix("/"), let here = getcwd(nil, 0) else { return path }
+    defer { free(here) }
+    return "\(String(cString: here))/\(path)"
   }
 }

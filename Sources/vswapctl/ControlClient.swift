@@ -1,3 +1,4 @@
+import CUserfault
 import FoundationEssentials
 import Glibc
 import NIOCore
@@ -53,15 +54,62 @@ struct ControlClient {
     try post("/v1/detach", request)
   }
 
+  func areas() throws(Failure) -> [AreaStatus] {
+    try decode([AreaStatus].self, areasText())
+  }
+
+  /// The areas as the daemon wrote them.
+  func areasText() throws(Failure) -> ByteBuffer {
+    try exchange(.GET, "/v1/areas", body: nil, within: Self.statusTime)
+  }
+
+  func swapon(_ request: SwaponRequest) throws(Failure) -> AreaStatus {
+    try post("/v1/areas", request)
+  }
+
+  /// Retires areas until that is done or a signal comes, which closes the connection and so cancels it.
+  ///
+  /// - Parameters:
+  ///   - signals: a signalfd.
+  ///   - onLine: gets each line of the reply, on another thread; never again after this has returned.
+  /// - Returns: the number of the signal, or nil.
+  func swapoff(
+    _ request: SwapoffRequest, until signals: Int32, onLine: @escaping @Sendable (ByteBuffer) -> Void
+  ) throws(Failure) -> Int32? {
+    let loops = MultiThreadedEventLoopGroup(numberOfThreads: 1)
+    defer { try? loops.syncShutdownGracefully() }
+    let done = vs_eventfd()
+    guard done >= 0 else { throw .garbled("no event descriptor: \(Self.text(-done))") }
+    defer { close(done) }
+    let future = begin(loops, .POST, "/v1/swapoff", Self.encode(request), onLine: onLine, within: nil)
+    future.whenComplete { _ in _ = vs_eventfd_signal(done) }
+    if let signal = Self.wait(for: done, or: signals) { return signal }
+    _ = try content(of: future)
+    return nil
+  }
+
+  /// Returns the signal, or nil when the other descriptor is readable.
+  private static func wait(for done: Int32, or signals: Int32) -> Int32? {
+    var polled = [done, signals].map { pollfd(fd: $0, events: Int16(POLLIN), revents: 0) }
+    while true {
+      guard poll(&polled, nfds_t(polled.count), -1) > 0 else { continue }
+      if polled[0].revents != 0 { return nil }
+      let signal = vs_next_signal(signals)
+      if signal > 0 { return signal }
+    }
+  }
+
   /// Takes as long as the daemon takes: gigabytes may have to come back.
   private func post<Reply: Decodable>(_ path: String, _ request: some Encodable) throws(Failure) -> Reply {
-    let body: Data
+    try decode(Reply.self, exchange(.POST, path, body: Self.encode(request), within: nil))
+  }
+
+  private static func encode(_ request: some Encodable) -> ByteBuffer {
     do {
-      body = try JSONEncoder().encode(request)
+      return ByteBuffer(bytes: try JSONEncoder().encode(request))
     } catch {
       preconditionFailure("a request that JSON cannot express: \(error)")
     }
-    return try decode(Reply.self, exchange(.POST, path, body: ByteBuffer(bytes: body), within: nil))
   }
 
   private func decode<Reply: Decodable>(_ type: Reply.Type, _ body: ByteBuffer) throws(Failure) -> Reply {
@@ -79,18 +127,30 @@ struct ControlClient {
   ) throws(Failure) -> ByteBuffer {
     let loops = MultiThreadedEventLoopGroup(numberOfThreads: 1)
     defer { try? loops.syncShutdownGracefully() }
+    return try content(of: begin(loops, method, path, body, onLine: nil, within: time))
+  }
+
+  private func begin(
+    _ loops: MultiThreadedEventLoopGroup, _ method: HTTPMethod, _ path: String, _ body: ByteBuffer?,
+    onLine: (@Sendable (ByteBuffer) -> Void)?, within time: TimeAmount?
+  ) -> EventLoopFuture<ExchangeHandler.Reply> {
+    let promise = loops.next().makePromise(of: ExchangeHandler.Reply.self)
+    promise.futureResult.eventLoop.execute { connect(loops, method, path, body, onLine, promise) }
+    if let time {
+      promise.futureResult.eventLoop.scheduleTask(in: time) { promise.fail(Failure.silent) }
+    }
+    return promise.futureResult
+  }
+
+  /// Waits for the reply. Returns the body of a success.
+  private func content(of future: EventLoopFuture<ExchangeHandler.Reply>) throws(Failure) -> ByteBuffer {
     let reply: ExchangeHandler.Reply
     do {
-      let promise = loops.next().makePromise(of: ExchangeHandler.Reply.self)
-      promise.futureResult.eventLoop.execute { connect(loops, method, path, body, promise) }
-      if let time {
-        promise.futureResult.eventLoop.scheduleTask(in: time) { promise.fail(Failure.silent) }
-      }
-      reply = try promise.futureResult.wait()
+      reply = try future.wait()
     } catch {
       throw Self.failure(error)
     }
-    guard reply.status != .ok else { return reply.body }
+    guard reply.status != .ok && reply.status != .created else { return reply.body }
     guard let refusal = try? JSONDecoder().decode(ErrorReply.self, from: Data(reply.body.readableBytesView))
     else {
       throw .garbled("status \(reply.status.code) without a reason")
@@ -100,14 +160,15 @@ struct ControlClient {
 
   private func connect(
     _ loops: any EventLoopGroup, _ method: HTTPMethod, _ path: String, _ body: ByteBuffer?,
-    _ promise: EventLoopPromise<ExchangeHandler.Reply>
+    _ onLine: (@Sendable (ByteBuffer) -> Void)?, _ promise: EventLoopPromise<ExchangeHandler.Reply>
   ) {
     ClientBootstrap(group: loops)
       .connectTimeout(Self.connectTime)
       .channelInitializer { channel in
         channel.eventLoop.makeCompletedFuture {
           try channel.pipeline.syncOperations.addHTTPClientHandlers()
-          try channel.pipeline.syncOperations.addHandler(ExchangeHandler(method, path, body, promise))
+          try channel.pipeline.syncOperations.addHandler(
+            ExchangeHandler(method, path, body, onLine: onLine, promise))
         }
       }
       .connect(unixDomainSocketPath: socketPath)

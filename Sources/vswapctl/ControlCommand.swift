@@ -12,7 +12,7 @@ struct ControlCommand: ParsableCommand {
     version: vswapVersion,
     subcommands: [
       RunCommand.self, StatusCommand.self, EvictCommand.self, RestoreCommand.self, LimitCommand.self,
-      DetachCommand.self,
+      DetachCommand.self, SwaponCommand.self, SwapoffCommand.self,
     ])
 
   @OptionGroup var connection: ConnectionOptions

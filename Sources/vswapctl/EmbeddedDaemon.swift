@@ -22,13 +22,15 @@ final class EmbeddedDaemon {
   /// Starts a daemon and waits until it serves.
   ///
   /// - Throws: ``LaunchRefusal`` with the daemon's own reason, if it has one.
-  init(poolLimitBytes: Int?) throws(LaunchRefusal) {
+  init(poolLimitBytes: Int?, swapAreas: [SwapSpecification]) throws(LaunchRefusal) {
     let program = try InstalledFile.daemon()
     let ready = try Self.pipe()
     let line = try Self.pipe()
     directory = try Self.makeDirectory()
     lifeline = line.writing
-    process = Self.spawn(program, directory, poolLimitBytes, ready.writing, line.reading)
+    var options = poolLimitBytes.map { ["--pool-limit", "\($0)"] } ?? []
+    for area in swapAreas { options += ["--swap", area.text] }
+    process = Self.spawn(program, directory, options, ready.writing, line.reading)
     close(ready.writing)
     close(line.reading)
     defer { close(ready.reading) }
@@ -86,12 +88,11 @@ final class EmbeddedDaemon {
   }
 
   private static func spawn(
-    _ program: String, _ directory: String, _ poolLimitBytes: Int?, _ ready: Int32, _ lifeline: Int32
+    _ program: String, _ directory: String, _ options: [String], _ ready: Int32, _ lifeline: Int32
   ) -> pid_t {
     var arguments = ["vswapd", "serve", "--runtime-dir", directory]
     arguments += ["--embedded-ready-fd", "\(ready)", "--embedded-lifeline-fd", "\(lifeline)"]
-    if let poolLimitBytes { arguments += ["--pool-limit", "\(poolLimitBytes)"] }
-    let argumentList = CStringList(arguments)
+    let argumentList = CStringList(arguments + options)
     let changes = CStringList(TargetEnvironment.removal())
     return argumentList.withStart { arguments in
       changes.withStart { changes in

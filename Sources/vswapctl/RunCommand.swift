@@ -9,7 +9,7 @@ struct RunCommand: ParsableCommand {
     commandName: "run",
     abstract: "Run a program and all its descendants as one group, under a memory limit.",
     usage:
-      "vswapctl run [--limit SIZE] [--pool-limit SIZE] [--embedded] [--stats] -- CMD [ARG...]",
+      "vswapctl run [--limit SIZE] [--pool-limit SIZE] [--swap PATH:SIZE[:PRIO]]... [--embedded] [--stats] -- CMD [ARG...]",
     discussion: """
       Uses the daemon that answers at the control socket, else starts one for as long as the program runs.
 
@@ -30,6 +30,12 @@ struct RunCommand: ParsableCommand {
       "Most memory of an embedded daemon's compressed pages, at least 1M.", valueName: "size"))
   var poolLimit: String?
 
+  @Option(
+    help: ArgumentHelp(
+      "A swap area of an embedded daemon, made if it is missing; may be given several times.",
+      valueName: "path:size[:prio]"))
+  var swap: [String] = []
+
   @Flag(help: "Start a daemon for this program even if another one answers.")
   var embedded = false
 
@@ -48,6 +54,7 @@ struct RunCommand: ParsableCommand {
   func validate() throws {
     _ = try limit.map { try LimitOption.parse($0, for: "--limit") }
     _ = try poolLimitBytes()
+    _ = try swapAreas()
     if let word = stray { throw ValidationError("unexpected '\(word)': the program goes after --") }
     if command.isEmpty { throw ValidationError("no program given: it goes after --") }
   }
@@ -60,7 +67,8 @@ struct RunCommand: ParsableCommand {
     }
     try facts.check(program)
     let library = try InstalledFile.library()
-    let daemon = try RunDaemon(connection, embedded: embedded, poolLimitBytes: poolLimitBytes())
+    let daemon = try RunDaemon(
+      connection, embedded: embedded, poolLimitBytes: poolLimitBytes(), swapAreas: swapAreas())
     defer { daemon.release() }
     throw ExitCode(try execute(program, library, daemon))
   }
@@ -84,6 +92,14 @@ struct RunCommand: ParsableCommand {
       return try poolLimit.map { try ByteSize.parse($0, minimum: ByteSize.minimumPoolLimit) }
     } catch {
       throw ValidationError("--pool-limit: \(error)")
+    }
+  }
+
+  private func swapAreas() throws -> [SwapSpecification] {
+    do {
+      return try SwapSpecification.parse(swap)
+    } catch {
+      throw ValidationError("--swap: \(error)")
     }
   }
 }

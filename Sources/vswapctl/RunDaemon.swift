@@ -10,19 +10,24 @@ struct RunDaemon {
   private let embedded: EmbeddedDaemon?
 
   /// - Throws: ``LaunchRefusal`` with 125.
-  init(_ connection: ConnectionOptions, embedded wantsEmbedded: Bool, poolLimitBytes: Int?)
-    throws(LaunchRefusal)
-  {
+  init(
+    _ connection: ConnectionOptions, embedded wantsEmbedded: Bool, poolLimitBytes: Int?,
+    swapAreas: [SwapSpecification]
+  ) throws(LaunchRefusal) {
     if !wantsEmbedded, let path = connection.path, let status = try Self.ask(path) {
       guard poolLimitBytes == nil else {
         throw LaunchRefusal(.notAttachable, "--pool-limit is the running daemon's; use --embedded")
+      }
+      guard swapAreas.isEmpty else {
+        throw LaunchRefusal(
+          .notAttachable, "--swap is for an embedded daemon; use `vswapctl swapon` for the running one, or --embedded")
       }
       client = ControlClient(socketPath: path)
       attachSocket = RuntimePaths.attachSocket(in: Self.directory(of: path))
       poolBefore = status.pool
       embedded = nil
     } else {
-      let daemon = try EmbeddedDaemon(poolLimitBytes: poolLimitBytes)
+      let daemon = try EmbeddedDaemon(poolLimitBytes: poolLimitBytes, swapAreas: swapAreas)
       client = ControlClient(socketPath: RuntimePaths.controlSocket(in: daemon.directory))
       attachSocket = RuntimePaths.attachSocket(in: daemon.directory)
       poolBefore = .empty

@@ -6,7 +6,7 @@ enum StatusReport {
     """
     vswapd \(status.version), process \(status.pid), up \(duration(status.uptimeSeconds))
 
-    \(tiers(status))\(note(status.pool))
+    \(tiers(status))\(areas(status.areas))\(note(status.pool))
     \(groups(status.groups))
     \(targets(status.groups))
     """
@@ -36,6 +36,10 @@ enum StatusReport {
     table.add(["zero", "\(zero)", size(zero * pageSize), size(0), "-", "-", ""])
     table.add(["metadata", "-", "-", size(status.metadataBytes), "-", "-", ""])
     return table.render()
+  }
+
+  private static func areas(_ areas: [AreaStatus]) -> String {
+    areas.isEmpty ? "" : "\n" + AreaReport.render(areas)
   }
 
   private static func note(_ pool: PoolStatus) -> String {

@@ -14,7 +14,7 @@ struct ServeCommand: ParsableCommand {
       start, 64 for wrong options.
       """)
 
-  @Option(help: ArgumentHelp("Read settings from a JSON file (runtime_dir, pool_limit).", valueName: "file"))
+  @Option(help: ArgumentHelp("Read settings from a JSON file (runtime_dir, pool_limit, swap).", valueName: "file"))
   var config: String?
 
   @Option(
@@ -26,6 +26,12 @@ struct ServeCommand: ParsableCommand {
     help: ArgumentHelp("Most memory that compressed pages may take, at least 1M.", valueName: "size"))
   var poolLimit: String?
 
+  @Option(
+    help: ArgumentHelp(
+      "A swap area, made if it is missing; may be given several times, on top of those of the configuration file.",
+      valueName: "path:size[:prio]"))
+  var swap: [String] = []
+
   @Option(help: .hidden)
   var embeddedReadyFd: Int32?
 
@@ -34,6 +40,7 @@ struct ServeCommand: ParsableCommand {
 
   func validate() throws {
     _ = try poolLimitBytes()
+    _ = try swapAreas()
     if runtimeDir?.isEmpty == true { throw ValidationError("--runtime-dir: the path is empty") }
     guard (embeddedReadyFd == nil) == (embeddedLifelineFd == nil) else {
       throw ValidationError("--embedded-ready-fd and --embedded-lifeline-fd belong together")
@@ -63,6 +70,14 @@ struct ServeCommand: ParsableCommand {
     }
   }
 
+  private func swapAreas() throws -> [SwapSpecification] {
+    do {
+      return try SwapSpecification.parse(swap)
+    } catch {
+      throw ValidationError("--swap: \(error)")
+    }
+  }
+
   private func configuration() throws(StartupError) -> ServiceConfiguration {
     let file = try config.map { path throws(StartupError) in try ConfigurationFile(path: path) }
     guard let directory = runtimeDir ?? file?.runtimeDirectory ?? Self.defaultDirectory() else {
@@ -73,8 +88,9 @@ struct ServeCommand: ParsableCommand {
       embedded = EmbeddedHandles(readyDescriptor: embeddedReadyFd, lifelineDescriptor: embeddedLifelineFd)
     }
     return ServiceConfiguration(
-      runtimeDirectory: Self.absolute(directory),
+      runtimeDirectory: RuntimePaths.absolute(directory),
       poolLimitBytes: (try? poolLimitBytes()) ?? file?.poolLimitBytes,
+      swapAreas: (file?.swapAreas ?? []) + ((try? swapAreas()) ?? []),
       embedded: embedded)
   }
 
@@ -85,12 +101,6 @@ struct ServeCommand: ParsableCommand {
       return String(directory)
     }
     return RuntimePaths.defaultDirectory(environment: environment, userIdentifier: geteuid())
-  }
-
-  private static func absolute(_ path: String) -> String {
-    guard !path.hasPrefix("/"), let here = getcwd(nil, 0) else { return path }
-    defer { free(here) }
-    return "\(String(cString: here))/\(path)"
   }
 
   /// To whoever waits: the terminal or the journal, or the vswapctl that started this daemon.

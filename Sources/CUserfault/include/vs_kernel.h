@@ -70,4 +70,9 @@ int vs_favour_thread(pid_t thread);
 /// Whether `thread` is one of `process`.
 int vs_is_thread_of(pid_t process, pid_t thread);
 
+/// Bytes of an open block device, or -errno.
+int64_t vs_device_size(int fd);
+/// Name of the file system at `path` if it keeps its files in memory; NULL if it does not, or cannot be asked.
+const char *vs_memory_filesystem(const char *path);
+
 #endif

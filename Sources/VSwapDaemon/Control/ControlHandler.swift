@@ -88,14 +88,21 @@ final class ControlHandler: ChannelInboundHandler {
     let request = ControlRequest(method: head.method, uri: head.uri, body: body)
     let keepAlive = head.isKeepAlive
     let bound = NIOLoopBound((handler: self, context: context), eventLoop: context.eventLoop)
+    let stream = LineStream(channel: context.channel, keepAlive: keepAlive)
     workers.runIfActive(eventLoop: context.eventLoop) { [router] in
-      router.respond(to: request)
+      router.respond(to: request, stream: stream)
     }.whenComplete { result in
-      let unavailable = ControlRouter.response(for: ControlError(.unavailable, "the daemon is leaving"))
       let (handler, context) = bound.value
       guard context.channel.isActive else { return }
-      handler.write(
-        context, (try? result.get()) ?? unavailable, keepAlive: keepAlive, hasBody: request.method != .HEAD)
+      switch result {
+      case .success(let response?):
+        handler.write(context, response, keepAlive: keepAlive, hasBody: request.method != .HEAD)
+      case .success(nil):
+        handler.end(context, keepAlive: keepAlive)
+      case .failure:
+        let error = ControlError(.unavailable, "the daemon is leaving")
+        handler.write(context, ControlRouter.response(for: error), keepAlive: false, hasBody: true)
+      }
     }
   }
 
@@ -123,9 +130,14 @@ final class ControlHandler: ChannelInboundHandler {
     if let allow = response.allow { headers.add(name: "Allow", value: allow) }
     if !keepAlive { headers.add(name: "Connection", value: "close") }
     let head = HTTPResponseHead(version: .http1_1, status: response.status, headers: headers)
-    state = keepAlive ? .idle : .closing
     context.write(wrapOutboundOut(.head(head)), promise: nil)
     if hasBody { context.write(wrapOutboundOut(.body(.byteBuffer(response.body))), promise: nil) }
+    end(context, keepAlive: keepAlive)
+  }
+
+  /// Ends a response, whose head and body have been written.
+  private func end(_ context: ChannelHandlerContext, keepAlive: Bool) {
+    state = keepAlive ? .idle : .closing
     context.writeAndFlush(wrapOutboundOut(.end(nil)), promise: nil)
     if !keepAlive { closeGently(context) }
   }

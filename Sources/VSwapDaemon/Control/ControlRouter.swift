@@ -24,12 +24,24 @@ struct ControlResponse: Sendable {
 /// does.
 struct ControlRouter: Sendable {
   let plane: any ControlPlane
+  /// Requests that stream, each of which keeps a worker thread for as long as it takes.
+  private let streaming = ConnectionCount()
+  /// So that the other workers answer everybody else.
+  private static let mostStreaming = 2
 
-  /// Never fails: what goes wrong is a response too.
-  func respond(to request: ControlRequest) -> ControlResponse {
+  init(plane: any ControlPlane) {
+    self.plane = plane
+  }
+
+  /// Never fails: what goes wrong is a response too. Nil when the response went into `stream`.
+  func respond(to request: ControlRequest, stream: LineStream) -> ControlResponse? {
     do throws(ControlError) {
-      return try dispatch(request)
+      return try dispatch(request, stream)
     } catch {
+      guard !stream.hasBegun else {
+        _ = stream.send(Self.encode(SwapoffLine.error(error)), isDroppable: false)
+        return nil
+      }
       return Self.response(for: error, allow: error.code == .methodNotAllowed ? allowed(request) : nil)
     }
   }
@@ -48,12 +60,15 @@ struct ControlRouter: Sendable {
     case restore = "/v1/restore"
     case limit = "/v1/limit"
     case detach = "/v1/detach"
+    case swapoff = "/v1/swapoff"
     case metrics = "/metrics"
 
-    var method: HTTPMethod {
+    /// HEAD goes with GET.
+    var methods: [HTTPMethod] {
       switch self {
-      case .status, .areas, .metrics: .GET
-      case .evict, .restore, .limit, .detach: .POST
+      case .status, .metrics: [.GET, .HEAD]
+      case .areas: [.GET, .HEAD, .POST]
+      case .evict, .restore, .limit, .detach, .swapoff: [.POST]
       }
     }
   }
@@ -63,20 +78,20 @@ struct ControlRouter: Sendable {
   }
 
   private func allowed(_ request: ControlRequest) -> String? {
-    route(request).map { $0.method == .GET ? "GET, HEAD" : $0.method.rawValue }
+    route(request).map { $0.methods.map(\.rawValue).joined(separator: ", ") }
   }
 
-  private func dispatch(_ request: ControlRequest) throws(ControlError) -> ControlResponse {
+  private func dispatch(_ request: ControlRequest, _ stream: LineStream) throws(ControlError) -> ControlResponse? {
     guard let route = route(request) else {
       throw ControlError(.notFound, "there is no \(request.uri.prefix(100)) here; see GET /v1/status")
     }
-    let method = request.method == .HEAD ? .GET : request.method
-    guard method == route.method else {
-      throw ControlError(
-        .methodNotAllowed, "\(route.rawValue) takes \(route.method.rawValue), not \(request.method.rawValue)")
+    guard route.methods.contains(request.method) else {
+      let known = route.methods.filter { $0 != .HEAD }.map(\.rawValue).joined(separator: " and ")
+      throw ControlError(.methodNotAllowed, "\(route.rawValue) takes \(known), not \(request.method.rawValue)")
     }
     return switch route {
     case .status: Self.success(plane.status())
+    case .areas where request.method == .POST: Self.success(try swapon(request), status: .created)
     case .areas: Self.success(plane.status().areas)
     case .metrics:
       ControlResponse(
@@ -86,6 +101,7 @@ struct ControlRouter: Sendable {
     case .restore: Self.success(try restore(request))
     case .limit: Self.success(try limit(request))
     case .detach: Self.success(try plane.detach(pid: decode(DetachRequest.self, request).pid))
+    case .swapoff: try swapoff(request, stream)
     }
   }
 
@@ -102,6 +118,26 @@ struct ControlRouter: Sendable {
     let order = try decode(LimitRequest.self, request)
     try plane.setLimit(group: order.group, limitBytes: order.limitBytes)
     return LimitReply(group: order.group, limitBytes: order.limitBytes ?? 0)
+  }
+
+  private func swapon(_ request: ControlRequest) throws(ControlError) -> AreaStatus {
+    let order = try decode(SwaponRequest.self, request)
+    return try plane.swapon(path: order.path, sizeBytes: order.sizeBytes, priority: order.priority)
+  }
+
+  /// Returns nil, when everything has been said.
+  private func swapoff(_ request: ControlRequest, _ stream: LineStream) throws(ControlError) -> ControlResponse? {
+    let order = try decode(SwapoffRequest.self, request)
+    defer { streaming.add(-1) }
+    guard streaming.add(1) <= Self.mostStreaming else {
+      throw ControlError(.busy, "\(Self.mostStreaming) swapoffs are under way already; wait for one of them")
+    }
+    try plane.swapoff(path: order.path, dryRun: order.dryRun) { line in
+      if case .progress = line { return stream.send(Self.encode(line), isDroppable: true) }
+      return stream.send(Self.encode(line), isDroppable: false)
+    }
+    stream.begin()  // there may have been no area
+    return nil
   }
 
   private func selector(_ name: TargetName) throws(ControlError) -> TargetSelector {
@@ -121,8 +157,10 @@ struct ControlRouter: Sendable {
     }
   }
 
-  private static func success(_ reply: some Encodable) -> ControlResponse {
-    ControlResponse(status: .ok, body: encode(reply))
+  private static func success(
+    _ reply: some Encodable, status: HTTPResponseStatus = .ok
+  ) -> ControlResponse {
+    ControlResponse(status: status, body: encode(reply))
   }
 
   private static func encode(_ value: some Encodable) -> ByteBuffer {

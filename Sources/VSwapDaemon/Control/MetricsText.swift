@@ -12,6 +12,7 @@ enum MetricsText {
     gauge(&text, "cache_pages", "Uncompressed pages in the swap cache.", status.cache.pages)
     gauge(&text, "zero_pages", "Swapped pages that hold only zeros.", status.zero.pages)
     gauge(&text, "metadata_bytes", "Memory that says where every page is.", status.metadataBytes)
+    areas(&text, status.areas)
     groups(&text, status.groups)
     return text
   }
@@ -25,6 +26,16 @@ enum MetricsText {
     gauge(
       &text, "pool_full", "1 while the pool has no room and eviction stands still.",
       pool.state == .full ? 1 : 0)
+  }
+
+  private static func areas(_ text: inout String, _ areas: [AreaStatus]) {
+    perArea(&text, "size_bytes", .gauge, "Size of the swap area.", areas) { $0.sizeBytes }
+    perArea(&text, "used_bytes", .gauge, "Bytes of it that are in use.", areas) { $0.usedBytes }
+    perArea(&text, "slots", .gauge, "Physical slots in use.", areas) { $0.slots }
+    perArea(&text, "priority", .gauge, "Areas of higher priority are filled first.", areas) { $0.priority }
+    perArea(&text, "active", .gauge, "1 while the area takes pages.", areas) { $0.state == "active" ? 1 : 0 }
+    perArea(&text, "read_errors_total", .counter, "Slots that could not be read.", areas) { $0.readErrors }
+    perArea(&text, "write_errors_total", .counter, "Writes that failed.", areas) { $0.writeErrors }
   }
 
   private static func groups(_ text: inout String, _ groups: [GroupStatus]) {
@@ -57,6 +68,14 @@ enum MetricsText {
   ) {
     head(&text, name, .gauge, help)
     sample(&text, name, labels, value)
+  }
+
+  private static func perArea(
+    _ text: inout String, _ suffix: String, _ kind: Kind, _ help: String, _ areas: [AreaStatus],
+    _ value: (AreaStatus) -> Int
+  ) {
+    head(&text, "area_\(suffix)", kind, help)
+    for area in areas { sample(&text, "area_\(suffix)", [("path", area.path)], value(area)) }
   }
 
   private static func perGroup(

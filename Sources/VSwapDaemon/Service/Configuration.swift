@@ -8,12 +8,18 @@ public struct ServiceConfiguration: Sendable {
   public var runtimeDirectory: String
   /// Most memory the pool may occupy, in bytes; nil for the daemon's own choice.
   public var poolLimitBytes: Int?
+  /// Swap areas from the start, in this order. Their paths are absolute.
+  public var swapAreas: [SwapSpecification]
   /// Set in the daemon that `vswapctl run` starts for one command.
   public var embedded: EmbeddedHandles?
 
-  public init(runtimeDirectory: String, poolLimitBytes: Int? = nil, embedded: EmbeddedHandles? = nil) {
+  public init(
+    runtimeDirectory: String, poolLimitBytes: Int? = nil, swapAreas: [SwapSpecification] = [],
+    embedded: EmbeddedHandles? = nil
+  ) {
     self.runtimeDirectory = runtimeDirectory
     self.poolLimitBytes = poolLimitBytes
+    self.swapAreas = swapAreas
     self.embedded = embedded
   }
 }
@@ -31,12 +37,13 @@ public struct EmbeddedHandles: Sendable {
   }
 }
 
-/// The configuration file: a JSON object such as `{"runtime_dir": "/run/vswapd", "pool_limit": "2G"}`, each
-/// key optional.
+/// The configuration file: a JSON object such as `{"runtime_dir": "/run/vswapd", "pool_limit": "2G", "swap": [{"path": "/var/swap0",
+/// "size": "8G"}]}`, each key optional.
 public struct ConfigurationFile: Sendable, Equatable {
   public var runtimeDirectory: String?
   /// Bytes.
   public var poolLimitBytes: Int?
+  public var swapAreas: [SwapSpecification]
 
   /// Longest file that is read, in bytes.
   private static let longest = 1 << 20
@@ -82,6 +89,7 @@ extension ConfigurationFile: Decodable {
   enum CodingKeys: String, CodingKey, CaseIterable {
     case runtimeDirectory = "runtime_dir"
     case poolLimit = "pool_limit"
+    case swapAreas = "swap"
   }
 
   public init(from decoder: any Decoder) throws {
@@ -90,6 +98,7 @@ extension ConfigurationFile: Decodable {
     if let runtimeDirectory, !runtimeDirectory.hasPrefix("/") {
       throw fields.invalid(.runtimeDirectory, "must be an absolute path")
     }
+    swapAreas = try fields.decodeIfPresent([SwapSpecification].self, forKey: .swapAreas) ?? []
     if let limit = try fields.decodeIfPresent(String.self, forKey: .poolLimit) {
       do {
         poolLimitBytes = try ByteSize.parse(limit, minimum: ByteSize.minimumPoolLimit)

@@ -10,8 +10,10 @@ public final class Daemon: @unchecked Sendable {
   let chunks: ChunkArena
   let budget: FrameBudget
   let keeper: LimitKeeper
-  let startedAt = vs_monotonic_ns()
   let areas: SwapAreas
+  /// Held while an area is opened, so that two requests for one path take turns.
+  let openingArea = Lock.create()
+  let startedAt = vs_monotonic_ns()
   private let compressor: Compressor
   private let writeback: Writeback
   private let logger: Logger
@@ -69,6 +71,8 @@ public final class Daemon: @unchecked Sendable {
     let signals = vs_signal_descriptor()
     guard signals >= 0 else { throw KernelError(call: "signalfd", code: -signals) }
     let daemon = try Daemon(poolLimitBytes: configuration.poolLimitBytes ?? defaultPoolLimit())
+    defer { daemon.areas.closeAll() }
+    try daemon.openAreas(configuration.swapAreas)
     if vs_lock_memory() != 0 { daemon.logger.notice("memory is not locked: the daemon itself may be swapped out") }
     let attach = try daemon.makeAttachServer(device, directory, embedded: configuration.embedded != nil)
     let control = try ControlServer(

@@ -9,7 +9,8 @@ extension Daemon: ControlPlane {
     return DaemonStatus(
       pid: getpid(), uptimeSeconds: Double(vs_monotonic_ns() - startedAt) / 1e9, pool: poolStatus(now),
       cache: PageCount(pages: now.cachedPages), zero: PageCount(pages: now.zeroPages),
-      metadataBytes: now.metadataBytes + chunks.metadataBytes, groups: registry.snapshot().map(groupStatus),
+      metadataBytes: now.metadataBytes + chunks.metadataBytes, areas: areas.list().map(Self.areaStatus),
+      groups: registry.snapshot().map(groupStatus),
       endedGroups: registry.endedGroups().map(endedStatus))
   }
 

@@ -14,8 +14,11 @@ enum BuiltProgram {
     var errors: String
   }
 
-  /// Runs a program to its end with a minimal environment, in which libm plays the library to preload.
-  static func run(_ program: String, _ arguments: [String]) throws -> Outcome {
+  /// Runs a program to its end with a minimal environment, in which libm plays the library to preload. It gets a `signal`, if one
+  /// is given, `microseconds` after its start.
+  static func run(
+    _ program: String, _ arguments: [String], signal: Int32? = nil, after microseconds: UInt32 = 0
+  ) throws -> Outcome {
     let process = Process()
     let (output, errors) = (Pipe(), Pipe())
     process.executableURL = URL(filePath: "\(directory)/\(program)")
@@ -25,6 +28,10 @@ enum BuiltProgram {
     process.standardOutput = output
     process.standardError = errors
     try process.run()
+    if let signal {
+      usleep(microseconds)
+      kill(process.processIdentifier, signal)
+    }
     let text = output.fileHandleForReading.readDataToEndOfFile()
     let complaint = errors.fileHandleForReading.readDataToEndOfFile()
     process.waitUntilExit()

@@ -1,5 +1,6 @@
 import Foundation
 import Testing
+import VSwapAPI
 
 @testable import VSwapDaemon
 
@@ -16,7 +17,16 @@ struct CommandLineTests {
       ([], 64, "no command given"), (["frobnicate"], 64, "frobnicate"), (["status", "--foo"], 64, "--foo"),
       (["evict"], 64, "pid|group"), (["evict", "7", "--size", "64X"], 64, "--size: '64X' is not a size"),
       (["limit", "a", "auto"], 64, "not available yet"), (["limit", "a", "3M"], 64, "at least 4M"),
-      (["detach", "x"], 64, "'x'"), (["swapon", "/x"], 64, "swapon"),
+      (["detach", "x"], 64, "'x'"), (["swapon"], 64, "either a path or --show"),
+      (["swapon", "/x", "--show"], 64, "either a path or --show"), (["swapon", ""], 64, "the path is empty"),
+      (["swapon", "/x", "--size", "1M"], 64, "--size: '1M' is too small (at least 2M)"),
+      (["swapon", "/x", "--priority", "x"], 64, "--priority"),
+      (["swapon", "/x", "--priority", "32768"], 64, "from 0 to 32767"),
+      (["swapon", "/x", "--json"], 64, "--json goes with --show"),
+      (["swapon", "--show", "--size", "2M"], 64, "go with a path"),
+      (["swapoff"], 64, "either a path or --all"), (["swapoff", "/x", "--all"], 64, "either a path or --all"),
+      (["swapoff", ""], 64, "the path is empty"),
+      (["--socket", "/nonexistent/s", "swapoff", "/x"], 1, "no daemon answers at /nonexistent/s"),
       (
         ["--socket", "/nonexistent/s", "status"], 1,
         "no daemon answers at /nonexistent/s (No such file or directory)"
@@ -28,6 +38,8 @@ struct CommandLineTests {
       (["run", "--limit", "auto", "--", "true"], 125, "not available yet"),
       (["run", "--limit", "99999999999G", "--", "true"], 125, "more than this machine can address"),
       (["run", "--pool-limit", "-1", "--", "true"], 125, "--pool-limit"),
+      (["run", "--swap", "/x", "--", "true"], 125, "--swap: '/x' is not PATH:SIZE[:PRIO]"),
+      (["run", "--swap", "/x:1M", "--", "true"], 125, "at least 2M"),
       (["run", "--", "no-such-program"], 127, "no-such-program: command not found"),
       (["run", "--", "/etc/passwd"], 126, "/etc/passwd: permission denied"),
       (["run", "--", "/"], 126, "is a directory"),
@@ -46,6 +58,7 @@ struct CommandLineTests {
     arguments: [
       ([], 64, "no command given"), (["serve", "--foo"], 64, "--foo"),
       (["serve", "--pool-limit", "1K"], 64, "--pool-limit: '1K' is too small"),
+      (["serve", "--swap", "/x:64X"], 64, "--swap: '/x:64X' is not PATH:SIZE[:PRIO]"),
       (
         ["serve", "--config", "/nonexistent/c"], 1,
         "/nonexistent/c cannot be read (No such file or directory)"
@@ -109,5 +122,83 @@ struct CommandLineTests {
       "vswapctl", ["--socket", served.socketPath, "run", "--pool-limit", "8M", "--", "true"])
     #expect(clash.status == 125)
     #expect(clash.errors == "vswapctl: --pool-limit is the running daemon's; use --embedded\n")
+    let swap = try run("vswapctl", ["--socket", served.socketPath, "run", "--swap", "/x:2M", "--", "true"])
+    #expect(swap.status == 125)
+    #expect(swap.errors.contains("use `vswapctl swapon` for the running one, or --embedded"))
+  }
+
+  @Test("swapon")
+  func swapon() throws {
+    let served = try ServedPlane()
+    let socket = ["--socket", served.socketPath]
+    let made = try run("vswapctl", socket + ["swapon", "/s/0", "--size", "2M", "--priority", "7"])
+    #expect(made.output == "/s/0: 2.0 GiB, priority -2\n" && made.status == 0)
+    #expect(made.errors.contains("no direct I/O"))
+    #expect(try run("vswapctl", ["swapon", "relative"] + socket).status == 0)
+    #expect(served.plane.calls.first == .swapon("/s/0", 2 << 20, 7))
+    #expect(
+      served.plane.calls.last == .swapon(FileManager.default.currentDirectoryPath + "/relative", nil, nil))
+    let shown = try run("vswapctl", socket + ["swapon", "--show"]).output.split(separator: "\n")
+    #expect(shown.first?.split(separator: " ") == ["NAME", "TYPE", "SIZE", "USED", "PRIO", "STATE"])
+    #expect(shown.last?.hasSuffix("active, through the page cache, read errors: 1, write errors: 2") == true)
+    let json = try run("vswapctl", socket + ["swapon", "--show", "--json"])
+    #expect(json.output == (try served.request("GET", "/v1/areas").body))
+    #expect(try run("vswapctl", socket + ["status"]).output.contains("/var/swap 0"))
+  }
+
+  private let off = SwapoffReply(
+    path: "/a", slots: 1000, bytes: 1 << 20, toTarget: 600, toPool: 300, toAreas: 100, wallSeconds: 1.256,
+    state: .off)
+
+  @Test("swapoff sums up, or prints the results")
+  func swapoff() throws {
+    let lines = [FakeControlPlane.progress("/a", percent: 50), .result(off)]
+    let served = try ServedPlane(FakeControlPlane(swapoffLines: lines))
+    let socket = ["--socket", served.socketPath]
+    let sum = try run("vswapctl", socket + ["swapoff", "/a"])
+    #expect(
+      sum.output
+        == "/a: retired in 1.26 s: 1000 slots (1.0 MiB), 600 to programs, 300 to the pool, 100 to other areas\n")
+    #expect(sum.status == 0 && sum.errors.isEmpty)
+    let dry = try run("vswapctl", socket + ["swapoff", "--all", "--dry-run"])
+    #expect(dry.output.hasPrefix("/a: can be retired: 1000 slots (1.0 MiB), "))
+    let json = try run("vswapctl", socket + ["swapoff", "--json", "/a"])
+    #expect(try JSONDecoder().decode(SwapoffReply.self, from: Data(json.output.utf8)) == off)
+    #expect(json.output.split(separator: "\n").count == 1)
+    #expect(served.plane.calls == [.swapoff("/a", false), .swapoff(nil, true), .swapoff("/a", false)])
+  }
+
+  @Test("an area that stays is one line and status 1")
+  func swapoffRefused() throws {
+    let refused = SwapoffReply(path: "/b", state: .refused, reason: "8 MiB are missing")
+    let plane = FakeControlPlane(swapoffLines: [.result(off), .result(refused)])
+    let served = try ServedPlane(plane)
+    let outcome = try run("vswapctl", ["--socket", served.socketPath, "swapoff", "--all"])
+    #expect(outcome.status == 1)
+    #expect(outcome.errors == "vswapctl: /b stays active: 8 MiB are missing\n")
+    #expect(outcome.output.hasPrefix("/a: retired"))
+    let error = ControlError(.failed, "the disk is gone")
+    for plane in [
+      FakeControlPlane(swapoffLines: [FakeControlPlane.progress("/a", percent: 1)], lateRefusal: error),
+      FakeControlPlane(refusal: error),
+    ] {
+      let served = try ServedPlane(plane)
+      let failed = try run("vswapctl", ["--socket", served.socketPath, "swapoff", "/a"])
+      #expect(failed.status == 1 && failed.errors == "vswapctl: the disk is gone\n")
+    }
+  }
+
+  @Test("Ctrl-C cancels a swapoff")
+  func swapoffInterrupted() throws {
+    let line = FakeControlPlane.progress("/a", percent: 1)
+    let served = try ServedPlane(
+      FakeControlPlane(swapoffLines: Array(repeating: line, count: 10_000), lineMicroseconds: 1000))
+    let outcome = try BuiltProgram.run(
+      "vswapctl", ["--socket", served.socketPath, "swapoff", "/a"], signal: SIGINT, after: 500_000)
+    #expect(outcome.status == 130)
+    #expect(outcome.errors == "vswapctl: cancelled; /a stays active\n")
+    let deadline = ContinuousClock.now + .seconds(5)
+    while served.plane.calls.count < 2 && ContinuousClock.now < deadline { usleep(10_000) }
+    #expect(served.plane.calls == [.swapoff("/a", false), .cancelled])
   }
 }

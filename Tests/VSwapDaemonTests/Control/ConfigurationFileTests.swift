@@ -1,4 +1,5 @@
 import Testing
+import VSwapAPI
 import VSwapDaemon
 
 @Suite("Configuration file")
@@ -14,7 +15,18 @@ struct ConfigurationFileTests {
     #expect(file.runtimeDirectory == "/run/x")
     #expect(file.poolLimitBytes == 2 << 30)
     let empty = try read("{}")
-    #expect(empty.runtimeDirectory == nil && empty.poolLimitBytes == nil)
+    #expect(empty.runtimeDirectory == nil && empty.poolLimitBytes == nil && empty.swapAreas.isEmpty)
+  }
+
+  @Test("swap areas")
+  func swapAreas() throws {
+    let file = try read(
+      #"{"swap": [{"path": "/swap0", "size": "2G", "priority": 5}, {"path": "/dev/sdx"}]}"#)
+    #expect(
+      file.swapAreas == [
+        SwapSpecification(path: "/swap0", sizeBytes: 2 << 30, priority: 5),
+        SwapSpecification(path: "/dev/sdx", sizeBytes: nil, priority: nil),
+      ])
   }
 
   @Test(
@@ -27,6 +39,12 @@ struct ConfigurationFileTests {
       (#"{"pool_limit": 2}"#, "'pool_limit' must be a string"),
       (#"{"pool_limit": "2X"}"#, "'pool_limit' must be a size: '2X'"),
       (#"{"pool_limit": "1"}"#, "too small"),
+      (#"{"swap": {}}"#, "'swap' must be a list"),
+      (#"{"swap": [{}]}"#, "'path' is missing"),
+      (#"{"swap": [{"path": "swap0", "size": "2M"}]}"#, "must be an absolute path"),
+      (#"{"swap": [{"path": "/swap0", "size": "1M"}]}"#, "must be a size: '1M' is too small"),
+      (#"{"swap": [{"path": "/swap0", "prio": 1}]}"#, "is not known"),
+      (#"{"swap": [{"path": "/swap0", "priority": -2}]}"#, "from 0 to 32767"),
     ])
   func mistakes(text: String, reason: String) {
     let error = #expect(throws: StartupError.self) { try read(text) }

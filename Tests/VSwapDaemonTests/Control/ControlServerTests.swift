@@ -28,7 +28,11 @@ struct ControlServerTests {
       ])
     #expect(keys(status["cache"]) == ["pages"])
     #expect(keys(status["zero"]) == ["pages"])
-    #expect((status["areas"] as? NSArray)?.count == 0)
+    #expect(
+      keys(first(status["areas"])) == [
+        "path", "type", "size_bytes", "used_bytes", "slots", "priority", "state", "direct", "read_errors",
+        "write_errors",
+      ])
     let group = try #require(first(status["groups"]) as? NSDictionary)
     #expect(
       keys(group) == ["id", "limit_bytes", "resident_bytes", "swapped_pages", "state", "targets", "totals"])
@@ -55,11 +59,17 @@ struct ControlServerTests {
     #expect(try JSONDecoder().decode(DaemonStatus.self, from: Data(reply.body.utf8)) == served.plane.status())
   }
 
-  @Test("areas are an empty list")
+  @Test("areas are a list, and POST adds one")
   func areas() throws {
-    let reply = try ServedPlane().request("GET", "/v1/areas")
-    #expect(reply.status == 200)
-    #expect(reply.body == "[]\n")
+    let served = try ServedPlane()
+    let list = try served.request("GET", "/v1/areas")
+    #expect(list.status == 200)
+    #expect(try JSONDecoder().decode([AreaStatus].self, from: Data(list.body.utf8)) == [FakeControlPlane.area])
+    let made = try served.request("POST", "/v1/areas", body: #"{"path":"/a b:c","size_bytes":2097152,"priority":7}"#)
+    #expect(made.status == 201)
+    #expect(try JSONDecoder().decode(AreaStatus.self, from: Data(made.body.utf8)).path == "/a b:c")
+    #expect(try served.request("POST", "/v1/areas", body: #"{"path":"/dev/x"}"#).status == 201)
+    #expect(served.plane.calls == [.swapon("/a b:c", 2 << 20, 7), .swapon("/dev/x", nil, nil)])
   }
 
   @Test(
@@ -107,6 +117,18 @@ struct ControlServerTests {
       ("/v1/detach", #"{"pid":"7"}"#, "'pid' must be a whole number"),
       ("/v1/detach", #"{"pid":-7}"#, "'pid' must be a process id"),
       ("/v1/detach", #"{"pid":4294967296}"#, "'pid' must be a whole number"),
+      ("/v1/areas", "{}", "'path' is missing"),
+      ("/v1/areas", #"{"path":"swap0"}"#, "'path' must be an absolute path"),
+      ("/v1/areas", #"{"path":"/a\u0000b"}"#, "'path' must be an absolute path"),
+      ("/v1/areas", #"{"path":"/a","size":"2M"}"#, "'size' is not known"),
+      ("/v1/areas", #"{"path":"/a","size_bytes":1048576}"#, "'size_bytes' must be at least 2097152"),
+      ("/v1/areas", #"{"path":"/a","priority":-1}"#, "'priority' must be a whole number from 0 to 32767"),
+      ("/v1/areas", #"{"path":"/a","priority":32768}"#, "'priority' must be a whole number from 0 to 32767"),
+      ("/v1/swapoff", "{}", "'path' is missing"),
+      ("/v1/swapoff", #"{"all":false}"#, "'path' is missing"),
+      ("/v1/swapoff", #"{"all":1}"#, "'all' must be true or false"),
+      ("/v1/swapoff", #"{"all":true,"path":"/a"}"#, "'all' and 'path' exclude one another"),
+      ("/v1/swapoff", #"{"path":"a"}"#, "'path' must be an absolute path"),
     ])
   func badRequests(path: String, body: String, reason: String) throws {
     let served = try ServedPlane()
@@ -130,7 +152,7 @@ struct ControlServerTests {
   @Test("what is not there is 404, the wrong method 405 with the right one")
   func routes() throws {
     let served = try ServedPlane()
-    for path in ["/", "/v1", "/v1/status/", "/v2/status", "/v1/swapoff", "*"] {
+    for path in ["/", "/v1", "/v1/status/", "/v2/status", "/v1/swapon", "*"] {
       let reply = try served.request("GET", path)
       #expect(reply.status == 404)
       #expect(reply.body.contains(#""code":"not_found""#))
@@ -140,6 +162,8 @@ struct ControlServerTests {
     #expect(wrong.head.contains("Allow: GET, HEAD"))
     #expect(wrong.body.contains(#""code":"method_not_allowed""#))
     #expect(try served.request("GET", "/v1/evict").head.contains("Allow: POST"))
+    #expect(try served.request("DELETE", "/v1/areas").head.contains("Allow: GET, HEAD, POST"))
+    #expect(try served.request("GET", "/v1/swapoff").body.contains("/v1/swapoff takes POST, not GET"))
   }
 
   @Test("HEAD has the head alone")

@@ -11,6 +11,10 @@ final class FakeControlPlane: ControlPlane {
     case restore(TargetSelector)
     case setLimit(String, Int?)
     case detach(Int32)
+    case swapon(String, Int?, Int?)
+    case swapoff(String?, Bool)
+    /// The report of a swapoff returned false.
+    case cancelled
   }
 
   private let recorded = Mutex<[Call]>([])
@@ -18,10 +22,33 @@ final class FakeControlPlane: ControlPlane {
   let refusal: ControlError?
   /// How long `evict` blocks.
   let evictionMicroseconds: UInt32
+  /// What a swapoff reports, and how long it takes before each line.
+  let swapoffLines: [SwapoffLine]
+  let lineMicroseconds: UInt32
+  /// Thrown by `swapoff` after its lines.
+  let lateRefusal: ControlError?
 
-  init(refusal: ControlError? = nil, evictionMicroseconds: UInt32 = 0) {
+  init(
+    refusal: ControlError? = nil, evictionMicroseconds: UInt32 = 0, swapoffLines: [SwapoffLine] = [],
+    lineMicroseconds: UInt32 = 0, lateRefusal: ControlError? = nil
+  ) {
     self.refusal = refusal
     self.evictionMicroseconds = evictionMicroseconds
+    self.swapoffLines = swapoffLines
+    self.lineMicroseconds = lineMicroseconds
+    self.lateRefusal = lateRefusal
+  }
+
+  static let area = AreaStatus(
+    path: "/var/swap 0", type: .file, sizeBytes: 2 << 30, usedBytes: 512 << 20, slots: 9, priority: -2,
+    state: "active", direct: false, readErrors: 1, writeErrors: 2)
+
+  /// A line of progress; `percent` of 1000 slots and 1 MiB are done.
+  static func progress(_ path: String, percent: Int) -> SwapoffLine {
+    .progress(
+      SwapoffProgressLine(
+        path: path, slotsDone: percent * 10, slotsTotal: 1000, bytesDone: percent << 20 / 100,
+        bytesTotal: 1 << 20, seconds: Double(percent) / 100))
   }
 
   var calls: [Call] {
@@ -46,6 +73,7 @@ final class FakeControlPlane: ControlPlane {
         objects: 3, originalBytes: 12288, compressedBytes: 4096, arenaBytes: 65536, limitBytes: 0,
         state: .full),
       cache: PageCount(pages: 6), zero: PageCount(pages: 8), metadataBytes: 100,
+      areas: [Self.area],
       groups: [group("red\"is-7", [target])], endedGroups: [group("sort-6", [])])
   }
 
@@ -67,6 +95,22 @@ final class FakeControlPlane: ControlPlane {
   func detach(pid: Int32) throws(ControlError) -> RestoreReply {
     try record(.detach(pid))
     return RestoreReply(restoredPages: 1, restoredBytes: 4096)
+  }
+
+  func swapon(path: String, sizeBytes: Int?, priority: Int?) throws(ControlError) -> AreaStatus {
+    try record(.swapon(path, sizeBytes, priority))
+    var area = Self.area
+    area.path = path
+    return area
+  }
+
+  func swapoff(path: String?, dryRun: Bool, report: (SwapoffLine) -> Bool) throws(ControlError) {
+    try record(.swapoff(path, dryRun))
+    for line in swapoffLines {
+      usleep(lineMicroseconds)
+      guard report(line) else { return try record(.cancelled) }
+    }
+    if let lateRefusal { throw lateRefusal }
   }
 
   private func record(_ call: Call) throws(ControlError) {

@@ -65,6 +65,19 @@ final class ServedPlane {
     return (status, head, String(reply[end.upperBound...]))
   }
 
+  /// The content of a body in chunks.
+  static func unchunked(_ body: String) throws -> String {
+    var (rest, content) = (Substring(body), "")
+    while true {
+      let end = try #require(rest.range(of: "\r\n"), "no chunk: \(rest.prefix(100))")
+      let size = try #require(Int(rest[..<end.lowerBound], radix: 16))
+      guard size > 0 else { return content }
+      let chunk = rest[end.upperBound...]
+      content += String(decoding: chunk.utf8.prefix(size), as: UTF8.self)
+      rest = Substring(chunk.utf8.dropFirst(size + 2))
+    }
+  }
+
   /// The value of a JSON text.
   static func json(_ text: String) throws -> NSDictionary {
     try #require(JSONSerialization.jsonObject(with: Data(text.utf8)) as? NSDictionary)

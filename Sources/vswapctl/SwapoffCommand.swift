@@ -1,0 +1,61 @@
+import ArgumentParser
+import CUserfault
+import Glibc
+import VSwapAPI
+
+/// `vswapctl swapoff`.
+struct SwapoffCommand: ParsableCommand {
+  static let configuration = CommandConfiguration(
+    commandName: "swapoff",
+    abstract: "Retire a swap area while everything runs.",
+    usage: """
+      vswapctl swapoff PATH [--json] [--dry-run]
+      vswapctl swapoff --all [--json] [--dry-run]
+      """,
+    discussion: """
+      What is in it goes back into the programs, into the pool, or into other areas. Refused, with figures, \
+      where there is no room. Ctrl-C cancels: the area stays active. Exit status: 0, 1 if an area stays, 130 \
+      after Ctrl-C.
+      """)
+
+  @OptionGroup var connection: ConnectionOptions
+
+  @Argument(help: ArgumentHelp("The area's file or block device.", valueName: "path"))
+  var path: String?
+
+  @Flag(help: "Retire all areas, one after the other.")
+  var all = false
+
+  @Flag(help: "Print each result as one line of JSON.")
+  var json = false
+
+  @Flag(help: "Only say what would be done.")
+  var dryRun = false
+
+  func validate() throws {
+    if path?.isEmpty == true { throw ValidationError("the path is empty") }
+    guard (path == nil) == all else { throw ValidationError("give either a path or --all") }
+  }
+
+  func run() throws {
+    let signals = vs_signal_descriptor()  // before NIO makes threads, which inherit what is blocked
+    guard signals >= 0 else { throw CommandFailure(message: "no signalfd: \(String(cString: strerror(-signals)))") }
+    let client = try connection.client()
+    let report = SwapoffReport(json: json, dryRun: dryRun)
+    let request = SwapoffRequest(path: path.map(RuntimePaths.absolute), dryRun: dryRun)
+    let signal: Int32?
+    do {
+      signal = try client.swapoff(request, until: signals) { report.take($0) }
+    } catch {
+      report.endProgress()
+      guard report.hasBegun, case .garbled = error else { throw client.explain(error) }
+      throw CommandFailure(message: "the daemon at \(client.socketPath) went away; see `vswapctl status`")
+    }
+    report.endProgress()
+    if let signal {
+      StandardError.writeLine("vswapctl: cancelled; \(path ?? "what was not retired yet") stays active")
+      throw ExitCode(128 + signal)
+    }
+    try report.finish()
+  }
+}
