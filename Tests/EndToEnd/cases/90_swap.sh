@@ -45,6 +45,8 @@ evict_to_areas() {
 # What swapon --show says, independent of its format: whether it names the path.
 is_shown() { [[ $(ctl swapon --show --json | query "\"'$1'\" in str(s)") == True ]]; }
 is_active() { [[ $(area "$1" state) == active ]]; }
+# Neither draining nor on its way back.
+is_decided() { [[ $(area "$1" state) == @(active|gone) ]]; }
 
 # last_line FILE EXPRESSION: of the object with which swapoff --json ends.
 last_line() { tail -n 1 "$1" | query "$2"; }
@@ -251,11 +253,11 @@ case_swap_off_cancelled() {
     squeeze
     make_room
     interrupt_swapoff $longest
-    if is_active "$CASE_DIR/a" || wait_until 10 is_active "$CASE_DIR/a"; then
+    wait_until 20 is_decided "$CASE_DIR/a" || fail "neither active nor gone after $STATE: $(status "s['areas']")"
+    if is_active "$CASE_DIR/a"; then
       [[ $STATE != off ]] || fail "said to be off, but active: $(status "s['areas']")"
       early=$((early + 1))
     else
-      [[ $(area "$CASE_DIR/a" state) == gone ]] || fail "neither active nor gone after $STATE: $(status "s['areas']")"
       [[ $STATE == off || $STATE == none ]] || fail "gone after $STATE"
       late=$((late + 1))
       ctl swapon "$CASE_DIR/a" --size 256M
@@ -392,6 +394,7 @@ case_swap_loop() {
   AT_END=(detach_loop)
   start_daemon --pool-limit 4M
   ctl swapon "$LOOP"
+  is_active "$LOOP" || fail "it is not active: $(status "s['areas']")"
   [[ $(area "$LOOP" type) != file ]] || fail "a block device is called a file"
   start_program 256M "$PROGRAMS/swapfill" --size 96 --seed "$SEED"
   evict_to_areas 10000
@@ -434,7 +437,7 @@ end_two() {
 
 # The higher priority fills first, and is skipped once it is full.
 case_swap_two_priorities() {
-  start_two low:128M:3 high:16M:7
+  start_two low:128M:3 high:32M:7
   [[ $(area "$CASE_DIR/low" priority) == 3 && $(area "$CASE_DIR/high" priority) == 7 ]] || fail "other priorities: $(status "s['areas']")"
   ctl evict "$PID" --size 32M
   settle
@@ -443,7 +446,7 @@ case_swap_two_priorities() {
   evict_to_areas 15000
   area_holds "$CASE_DIR/low" 1 || fail "a full area is not skipped: $(status "s['areas']")"
   [[ $(status "all(a['used_bytes'] <= a['size_bytes'] for a in s['areas'])") == True ]] || fail "more than full: $(status "s['areas']")"
-  (($(area "$CASE_DIR/high" used_bytes) >= 8 * MIB)) || fail "the higher priority is not full: $(status "s['areas']")"
+  (($(area "$CASE_DIR/high" used_bytes) >= 16 * MIB)) || fail "the higher priority is not full: $(status "s['areas']")"
   ask_right verify
   say "everything out again, the higher one retired into the lower one"
   evict_to_areas 15000
