@@ -34,16 +34,20 @@ count_stats() {
   printf '%s %s\n' "$evictions" "$faults" >>"$CASE_DIR/counts"
 }
 
-# limited LIMIT CMD...: runs a program under a limit, with a daemon of its own.
+# More options of `vswapctl run` for what is limited.
+LIMITED_OPTIONS=()
+
+# limited LIMIT CMD...: runs a program under a limit, with the case's daemon if it has started one, else with one of its own.
 limited() {
-  local limit=$1 err status=0
+  local limit=$1 err status=0 by=("$BIN/vswapctl" run --embedded)
   shift
   if [[ -n $NATIVE ]]; then
     "$@"
     return
   fi
   err=$(mktemp "$CASE_DIR/limited.XXXXXX")
-  "$BIN/vswapctl" run --embedded --limit "$limit" --stats -- "$@" 2>"$err" || status=$?
+  [[ -z $DAEMON ]] || by=(ctl run)
+  "${by[@]}" --limit "$limit" "${LIMITED_OPTIONS[@]}" --stats -- "$@" 2>"$err" || status=$?
   cat "$err" >&2
   ((status != 125)) || fail "vswapctl could not run $1"
   count_stats "$err"
@@ -113,7 +117,7 @@ RUNTIME=$CASE_DIR/run
 DAEMON=
 
 # A case that fails ends its daemon, so that what it leaves behind is not reported as well.
-end_of_case() {
+end_daemon() {
   if [[ -n $DAEMON ]] && kill -TERM "$DAEMON" 2>/dev/null; then
     say "ending the daemon"
     for _ in 1 2 3 4 5 6 7 8 9 10; do
@@ -122,6 +126,14 @@ end_of_case() {
     done
     kill -KILL "$DAEMON" 2>/dev/null || true
   fi
+}
+
+# What else has to be undone, however the case ends: a command, run once the daemon has gone.
+AT_END=()
+
+end_of_case() {
+  end_daemon
+  if ((${#AT_END[@]})); then "${AT_END[@]}" || true; fi
 }
 trap end_of_case EXIT
 
@@ -149,6 +161,49 @@ status() { ctl status --json | query "$1"; }
 
 # status_is EXPRESSION VALUE
 status_is() { [[ $(status "$1") == "$2" ]]; }
+
+# --- a program that does what it is told, line by line (swapfill, churn) ---
+
+# start_program LIMIT CMD...: leaves its process in PID, its group in GROUP.
+start_program() {
+  local limit=$1
+  shift
+  rm -f to from
+  mkfifo to from
+  "$BIN/vswapctl" --socket "$RUNTIME/control.sock" run --limit "$limit" -- "$@" <to >from &
+  RUNNER=$!
+  exec {TO}>to {FROM}<from
+  read_answer
+  [[ $ANSWER =~ ^ready\ ([0-9]+)$ ]] || fail "$1 said '$ANSWER'"
+  PID=${BASH_REMATCH[1]}
+  GROUP=$(status "next((g['id'] for g in s['groups'] for t in g['targets'] if t['pid'] == $PID), '')")
+  [[ -n $GROUP ]] || fail "$1 is not among the targets: $(status "s['groups']")"
+}
+
+read_answer() {
+  IFS= read -r -t $((200 * VSWAP_SLOWNESS)) ANSWER <&"$FROM" || fail "the program does not answer"
+}
+
+# ask COMMAND: leaves the program's answer in ANSWER.
+ask() {
+  (trap '' PIPE && printf '%s\n' "$1" >&"$TO") 2>/dev/null || fail "the program has gone before '$1'"
+  read_answer
+  say "$1: $ANSWER"
+}
+
+# The end of its input ends a program.
+end_input() { exec {TO}>&- {FROM}<&-; }
+
+end_program() {
+  end_input
+  wait "$RUNNER" || fail "the program ended with status $?"
+}
+
+# ask_right COMMAND: everything the program looked at was right.
+ask_right() {
+  ask "$1"
+  [[ $ANSWER == right* ]] || fail "after $1: $ANSWER"
+}
 
 # --- what commands say ---
 
