@@ -78,6 +78,28 @@ public struct LimitRequest: Codable, Sendable {
   }
 }
 
+/// POST /v1/pool, and the reply to it.
+public struct PoolLimit: Codable, Sendable, Equatable {
+  /// RAM that compressed pages may take, in bytes, at least ``ByteSize/minimumPoolLimit``.
+  public var limitBytes: Int
+
+  enum CodingKeys: String, CodingKey, CaseIterable {
+    case limitBytes = "limit_bytes"
+  }
+
+  public init(limitBytes: Int) {
+    self.limitBytes = limitBytes
+  }
+
+  public init(from decoder: any Decoder) throws {
+    let fields = try decoder.strictContainer(keyedBy: CodingKeys.self)
+    limitBytes = try fields.wholeNumber(forKey: .limitBytes)
+    if limitBytes < ByteSize.minimumPoolLimit {
+      throw fields.invalid(.limitBytes, "must be at least \(ByteSize.minimumPoolLimit)")
+    }
+  }
+}
+
 /// POST /v1/detach.
 public struct DetachRequest: Codable, Sendable {
   public var pid: Int32

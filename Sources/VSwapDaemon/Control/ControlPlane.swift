@@ -27,6 +27,8 @@ protocol ControlPlane: AnyObject, Sendable {
   func restore(_ selector: TargetSelector) throws(ControlError) -> RestoreReply
   /// `limitBytes` nil: no limit.
   func setLimit(group: String, limitBytes: Int?) throws(ControlError)
+  /// Less than the pool has now: what is too much goes to swap areas, or stays where there is none.
+  func setPoolLimit(bytes: Int) throws(ControlError)
   /// Brings everything back, then lets the process go.
   func detach(pid: Int32) throws(ControlError) -> RestoreReply
   /// Makes a file or device a swap area. `path` is absolute; `priority` nil: below all others.

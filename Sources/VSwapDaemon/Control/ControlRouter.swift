@@ -59,6 +59,7 @@ struct ControlRouter: Sendable {
     case evict = "/v1/evict"
     case restore = "/v1/restore"
     case limit = "/v1/limit"
+    case pool = "/v1/pool"
     case detach = "/v1/detach"
     case swapoff = "/v1/swapoff"
     case metrics = "/metrics"
@@ -68,7 +69,7 @@ struct ControlRouter: Sendable {
       switch self {
       case .status, .metrics: [.GET, .HEAD]
       case .areas: [.GET, .HEAD, .POST]
-      case .evict, .restore, .limit, .detach, .swapoff: [.POST]
+      case .evict, .restore, .limit, .pool, .detach, .swapoff: [.POST]
       }
     }
   }
@@ -100,6 +101,7 @@ struct ControlRouter: Sendable {
     case .evict: Self.success(try evict(request))
     case .restore: Self.success(try restore(request))
     case .limit: Self.success(try limit(request))
+    case .pool: Self.success(try pool(request))
     case .detach: Self.success(try plane.detach(pid: decode(DetachRequest.self, request).pid))
     case .swapoff: try swapoff(request, stream)
     }
@@ -118,6 +120,12 @@ struct ControlRouter: Sendable {
     let order = try decode(LimitRequest.self, request)
     try plane.setLimit(group: order.group, limitBytes: order.limitBytes)
     return LimitReply(group: order.group, limitBytes: order.limitBytes ?? 0)
+  }
+
+  private func pool(_ request: ControlRequest) throws(ControlError) -> PoolLimit {
+    let order = try decode(PoolLimit.self, request)
+    try plane.setPoolLimit(bytes: order.limitBytes)
+    return order
   }
 
   private func swapon(_ request: ControlRequest) throws(ControlError) -> AreaStatus {

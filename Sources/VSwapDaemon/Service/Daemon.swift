@@ -25,7 +25,7 @@ public final class Daemon: @unchecked Sendable {
   private static let keptFrames = 1024
   /// Slots for 256 GiB of pages; the table takes RAM for those in use only.
   private static let maximumSlots = 1 << 26
-  private static let poolReserve = 64 << 30
+  static let poolReserve = 64 << 30
 
   private init(poolLimitBytes: Int) throws(KernelError) {
     let logger = Logger(label: "vswapd") { StreamLogHandler.standardError(label: $0) }
@@ -86,6 +86,12 @@ public final class Daemon: @unchecked Sendable {
     control.stop()
     directory.remove(always: configuration.embedded != nil)
     return 0
+  }
+
+  /// More may fit now, or what is there is too much.
+  func poolLimitChanged() {
+    writeback.nudge()
+    compressor.nudge()
   }
 
   /// Half of the machine's memory.

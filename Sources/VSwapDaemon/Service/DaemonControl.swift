@@ -94,6 +94,11 @@ extension Daemon: ControlPlane {
     keeper.nudge()
   }
 
+  func setPoolLimit(bytes: Int) {
+    layer.setPoolLimit(bytes: min(bytes, Self.poolReserve))
+    poolLimitChanged()
+  }
+
   func detach(pid: Int32) throws(ControlError) -> RestoreReply {
     guard let target = registry.target(processID: pid) else { throw Self.unknown(pid) }
     let pages = try bringBack(target) { .detach($0) }

@@ -10,6 +10,7 @@ final class FakeControlPlane: ControlPlane {
     case evict(TargetSelector, Int?)
     case restore(TargetSelector)
     case setLimit(String, Int?)
+    case setPoolLimit(Int)
     case detach(Int32)
     case swapon(String, Int?, Int?)
     case swapoff(String?, Bool)
@@ -90,6 +91,10 @@ final class FakeControlPlane: ControlPlane {
 
   func setLimit(group: String, limitBytes: Int?) throws(ControlError) {
     try record(.setLimit(group, limitBytes))
+  }
+
+  func setPoolLimit(bytes: Int) throws(ControlError) {
+    try record(.setPoolLimit(bytes))
   }
 
   func detach(pid: Int32) throws(ControlError) -> RestoreReply {
