@@ -117,7 +117,8 @@ struct AreaReader: @unchecked Sendable {
     }
   }
 
-  /// A completed read, and whether it brought all that was asked for. Its buffer stays until `finish`.
+  /// A completed read, and whether it brought all that was asked for. Its buffer stays until `finish`; the page may be read anew at once,
+  /// since its slot may lie somewhere else by now.
   func next() -> (index: Int, flight: Flight, isComplete: Bool)? {
     guard fields.pointee.underWay > 0, let ring = fields.pointee.ring else { return nil }
     guard let (token, result) = ring.completed() else {
@@ -125,11 +126,12 @@ struct AreaReader: @unchecked Sendable {
       return nil
     }
     let index = Int(token)
-    return (index, flights[index], result == flights[index].length)
+    let flight = flights[index]
+    flights[index].token = 0
+    return (index, flight, result == flight.length)
   }
 
   func finish(_ index: Int) {
-    flights[index].token = 0
     idle[fields.pointee.idleCount] = UInt8(index)
     fields.pointee.idleCount += 1
     fields.pointee.underWay -= 1

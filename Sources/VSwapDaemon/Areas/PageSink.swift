@@ -15,6 +15,8 @@ final class PageBatch: @unchecked Sendable {
   let content: UnsafeMutableRawPointer
   var items: [Item] = []
   var target: UInt32 = 0
+  /// One page, for every process that has it.
+  var isShared = false
 
   init() {
     content = .allocate(byteCount: Self.capacity * pageSize, alignment: pageSize)
@@ -32,6 +34,8 @@ protocol PageSink: AnyObject, Sendable {
   func totalRoom() -> Int
   /// Brings the batch into its target and marks what was taken. Blocks until that is done.
   func deliver(_ batch: PageBatch)
-  /// Makes everybody who does I/O look at the files again.
+  /// Brings the batch's one page to everybody who holds its slot at that place: processes that share it since a fork. Blocks.
+  func deliverToAll(_ batch: PageBatch)
+  /// Makes everybody who does I/O look at the files again. Blocks, for a second at most.
   func filesChanged()
 }

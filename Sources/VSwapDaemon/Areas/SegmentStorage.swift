@@ -11,6 +11,8 @@ protocol SegmentStorage: AnyObject {
   /// A completed operation, and whether all of the segment was read or written. Without `wait`, nil if there is none yet; with it, nil
   /// if none is under way.
   func completed(wait: Bool) -> (buffer: Int, isComplete: Bool)?
+  /// Areas came or went: lets go of files that are closed.
+  func refresh()
   /// Gives the segment's storage back where that can be done. Best effort.
   func discard(area: Int, segment: UInt32)
 }

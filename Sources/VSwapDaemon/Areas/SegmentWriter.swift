@@ -87,6 +87,8 @@ final class SegmentWriter {
     giveBack(flight)
   }
 
+  func refresh() { storage.refresh() }
+
   /// Takes completed writes in, without waiting.
   func poll() {
     while finishOne(wait: false) {}

@@ -293,7 +293,9 @@ final class SwapAreas: @unchecked Sendable {
     layer.areas.remove(area.number)
     areas.removeAll { $0.number == area.number }
     lock.unlock()
+    // A device can be opened again only when nobody holds it any more.
     sink.filesChanged()
+    writeback.barrier()
     area.file.close(removing: true)
   }
 }

@@ -29,8 +29,6 @@ final class Swapoff: @unchecked Sendable {
   private var queue: [(segment: UInt32, buffer: Int)] = []
   private var finished: [Int] = []
   private(set) var tally = Tally()
-  /// Slots that could not go anywhere.
-  private var leftBehind = 0
 
   /// `writing` is another storage, for areas that stay.
   init(
@@ -72,23 +70,30 @@ final class Swapoff: @unchecked Sendable {
     return isEmpty
   }
 
-  /// Over the whole area, until nothing is left, or a pass got nowhere.
+  /// How long a swapoff that gets nowhere waits for room.
+  private static let patience: UInt64 = 5_000_000_000
+
+  /// Over the whole area, until nothing is left, or nothing has moved for a while.
   private func passes(_ goOn: (Tally) -> Bool) -> Bool {
-    while layer.areas.figures(area).liveObjects > 0 {
-      let before = layer.areas.figures(area).liveObjects
-      leftBehind = 0
+    var least = Int.max
+    var movedAt = vs_monotonic_ns()
+    while true {
+      let live = layer.areas.figures(area).liveObjects
+      if live == 0 { return true }
+      if live < least {
+        least = live
+        movedAt = vs_monotonic_ns()
+      } else if vs_monotonic_ns() - movedAt > Self.patience {
+        return false
+      } else {
+        // Somebody holds a reference for a moment, or there is no room just now.
+        usleep(2000)
+      }
       guard pass(goOn) else { return false }
       writerLock.lock()
       writer?.drain()
       writerLock.unlock()
-      let after = layer.areas.figures(area).liveObjects
-      // Slots whose last reference a worker or a writer holds go in a moment.
-      if after > 0 && after == before {
-        if leftBehind > 0 { return false }
-        sched_yield()
-      }
     }
-    return true
   }
 
   /// Reads all segments once, with as many reads under way as there are buffers.
@@ -190,12 +195,11 @@ final class Swapoff: @unchecked Sendable {
     var later: [(slot: SlotNumber, word: SlotWord, bytes: UnsafeRawPointer, length: Int)] = []
     var room = 0
     SegmentScan.visitLive(layer, area: area, segment: segment, buffer: buffer) { slot, word, content in
-      sum.slots += 1
-      sum.bytes += word.place.bytes
       guard let content else {
         layer.loseInArea(slot, word)
         layer.release(slot)
         sum.lost += 1
+        count(word, &sum)
         return
       }
       let owner = layer.owner(of: slot)
@@ -228,6 +232,7 @@ final class Swapoff: @unchecked Sendable {
     for item in batch.items {
       if item.isTaken {
         sum.toTarget += 1
+        count(item.word, &sum)
         layer.release(item.slot)
       } else {
         let object = buffer + item.word.place.unitInSegment * AreaPlace.unit
@@ -243,19 +248,49 @@ final class Swapoff: @unchecked Sendable {
   ) {
     switch layer.placeInPool(slot, from: word, bytes, length: length) {
     case .placed: sum.toPool += 1
-    case .elsewhere: break
+    case .elsewhere:
+      layer.release(slot)
+      return
     case .noRoom:
       writerLock.lock()
       let isTaken = writer?.append(slot, from: word, bytes, length: length) == true
       writerLock.unlock()
       if isTaken {
         sum.toAreas += 1
+        count(word, &sum)
         return
       }
-      lock.lock()
-      leftBehind += 1
-      lock.unlock()
+      guard bringToAll(slot, word, bytes, length, &sum) else { return }
     }
+    count(word, &sum)
     layer.release(slot)
+  }
+
+  private func count(_ word: SlotWord, _ sum: inout Tally) {
+    sum.slots += 1
+    sum.bytes += word.place.bytes
+  }
+
+  /// The last resort for a page that several processes share: each gets a copy of its own. false: some have it still, or there is no
+  /// room for that either; the slot is released.
+  private func bringToAll(
+    _ slot: SlotNumber, _ word: SlotWord, _ bytes: UnsafeRawPointer, _ length: Int, _ sum: inout Tally
+  ) -> Bool {
+    let owner = layer.owner(of: slot)
+    let shared = PageBatch()
+    shared.isShared = true
+    let codec = Codec.create()
+    defer { codec.destroy() }
+    guard sink.room(target: owner.target) >= Int(owner.count),
+      layer.unpack((bytes, length), into: shared.content, codec: codec)
+    else {
+      layer.release(slot)
+      return false
+    }
+    shared.items.append(.init(slot: slot, word: word, page: owner.virtualPage))
+    sink.deliverToAll(shared)
+    let isLast = layer.owner(of: slot).count == 1
+    if isLast { sum.toTarget += 1 } else { layer.release(slot) }
+    return isLast
   }
 }

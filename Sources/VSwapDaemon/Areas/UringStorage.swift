@@ -78,6 +78,8 @@ final class UringStorage: SegmentStorage, @unchecked Sendable {
     return nil
   }
 
+  func refresh() { try? files.register(in: ring, seen: &seen) }
+
   func discard(area: Int, segment: UInt32) {
     let descriptor = files.descriptor(area)
     guard descriptor >= 0 else { return }

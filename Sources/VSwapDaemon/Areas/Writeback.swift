@@ -44,7 +44,8 @@ final class Writeback: @unchecked Sendable {
   /// The pool is filling, or an area came.
   func nudge() { _ = vs_eventfd_signal(bell) }
 
-  /// Returns when nothing is being written any more to areas that left the rotation before the call.
+  /// Returns when nothing is being written any more to areas that left the rotation before the call, and files that were closed before
+  /// it are let go of.
   func barrier() {
     let promise = Promise<Bool>()
     lock.lock()
@@ -72,6 +73,8 @@ final class Writeback: @unchecked Sendable {
     var work = start
     while true {
       if vs_wait_readable(bell, 200_000) != 0 { vs_eventfd_clear(bell) }
+      work.writer.refresh()
+      work.cleaning.refresh()
       answerBarriers(&work)
       recycle(&work, discarding: !isPressed)
       var hasWritten = false

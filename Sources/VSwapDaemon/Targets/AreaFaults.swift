@@ -119,12 +119,12 @@ extension TargetState {
     guard isSettled(buffers) else { return .again }
     var index = 0
     while index < batch.items.count {
-      guard belongs(batch.items[index], buffers) else {
+      guard belongs(batch, index, buffers) else {
         index += 1
         continue
       }
       var end = index + 1
-      while end < batch.items.count, batch.items[end].page == batch.items[end - 1].page + 1, belongs(batch.items[end], buffers) {
+      while end < batch.items.count, batch.items[end].page == batch.items[end - 1].page + 1, belongs(batch, end, buffers) {
         end += 1
       }
       switch bringIn(batch, index, end, buffers) {
@@ -137,8 +137,10 @@ extension TargetState {
     return .drained
   }
 
-  private mutating func belongs(_ item: PageBatch.Item, _ buffers: FaultBuffers) -> Bool {
-    !item.isTaken && table.entry(item.page) == item.slot && buffers.layer.table.isStill(item.slot, item.word)
+  private mutating func belongs(_ batch: PageBatch, _ index: Int, _ buffers: FaultBuffers) -> Bool {
+    let item = batch.items[index]
+    return (!item.isTaken || batch.isShared) && table.entry(item.page) == item.slot
+      && buffers.layer.table.isStill(item.slot, item.word)
   }
 
   /// Adjacent pages in one call.

@@ -20,6 +20,8 @@ final class Pager: @unchecked Sendable {
     case dissolve(Promise<RestoreResult>)
     /// A duplicate of a child's userfaultfd, for its agent.
     case duplicate(token: UInt64, Promise<Int32?>)
+    /// Lets go of the files of areas that went; the loop did so before it took the request.
+    case refreshFiles(Promise<Bool>)
     /// Brings pages in from a swap area that goes.
     case bringIn(PageBatch, Promise<Bool>)
     /// Gives up a child that has an agent now.
@@ -145,7 +147,7 @@ final class Pager: @unchecked Sendable {
     case .evict(_, let promise): promise.fulfil(EvictResult(pages: 0))
     case .restore(let promise), .detach(let promise), .dissolve(let promise): promise.fulfil(.gone)
     case .duplicate(_, let promise): promise.fulfil(nil)
-    case .bringIn(_, let promise): promise.fulfil(false)
+    case .bringIn(_, let promise), .refreshFiles(let promise): promise.fulfil(false)
     case .handOver(_, let promise): promise.fulfil(nil)
     }
   }
@@ -218,6 +220,19 @@ final class Pager: @unchecked Sendable {
         buffers.reader.finish(index)
       }
     }
+  }
+
+  /// The page of all members that have it.
+  private func bringInShared(_ batch: PageBatch) -> Bool {
+    for member in members {
+      for _ in 0..<64 {
+        guard let place = members.firstIndex(of: member) else { break }
+        let outcome = member.pointee.bringIn(batch, buffers)
+        if case .drained = outcome { break }
+        if case .again = outcome { serve(place) } else { conclude(outcome, place) }
+      }
+    }
+    return true
   }
 
   /// From swapoff. false: the target has gone, or cannot take pages now.
@@ -333,6 +348,8 @@ final class Pager: @unchecked Sendable {
       promise.fulfil(indexOfChild(token).map { dup(members[$0].pointee.uffd.descriptor) })
     case .handOver(let token, let promise): promise.fulfil(handOver(token))
     case .dissolve(let promise): promise.fulfil(dissolve())
+    case .refreshFiles(let promise): promise.fulfil(true)
+    case .bringIn(let batch, let promise) where batch.isShared: promise.fulfil(bringInShared(batch))
     case _ where !hasTarget: refuse(request)
     case .bringIn(let batch, let promise): promise.fulfil(bringIn(batch))
     case .evict(let bytes, let promise): startEvict(bytes, promise)

@@ -30,7 +30,20 @@ final class TargetSink: PageSink, @unchecked Sendable {
     while promise.wait(milliseconds: 60_000) == nil {}
   }
 
+  func deliverToAll(_ batch: PageBatch) {
+    for pager in registry.pagers() {
+      let promise = Promise<Bool>()
+      guard pager.post(.bringIn(batch, promise)) else { continue }
+      while promise.wait(milliseconds: 60_000) == nil {}
+    }
+  }
+
   func filesChanged() {
-    for pager in registry.pagers() { pager.nudge() }
+    var promises: [Promise<Bool>] = []
+    for pager in registry.pagers() {
+      let promise = Promise<Bool>()
+      if pager.post(.refreshFiles(promise)) { promises.append(promise) }
+    }
+    for promise in promises { _ = promise.wait(milliseconds: 1000) }
   }
 }
