@@ -76,11 +76,11 @@ struct ControlClient {
   func swapoff(
     _ request: SwapoffRequest, until signals: Int32, onLine: @escaping @Sendable (ByteBuffer) -> Void
   ) throws(Failure) -> Int32? {
-    let loops = MultiThreadedEventLoopGroup(numberOfThreads: 1)
-    defer { try? loops.syncShutdownGracefully() }
     let done = vs_eventfd()
     guard done >= 0 else { throw .garbled("no event descriptor: \(Self.text(-done))") }
-    defer { close(done) }
+    defer { close(done) }  // after the loop, which rings it
+    let loops = MultiThreadedEventLoopGroup(numberOfThreads: 1)
+    defer { try? loops.syncShutdownGracefully() }
     let future = begin(loops, .POST, "/v1/swapoff", Self.encode(request), onLine: onLine, within: nil)
     future.whenComplete { _ in _ = vs_eventfd_signal(done) }
     if let signal = Self.wait(for: done, or: signals) { return signal }

@@ -45,14 +45,14 @@ struct AreaFile: Sendable {
   }
 
   /// Ends the use. `removing`: a file goes, unless something else is at its path by now or it is not vswapd's any more; a device
-  /// loses its signature. Returns whether that was done.
+  /// is made blank, so that it can be taken again. Returns whether that was done.
   @discardableResult
   func close(removing: Bool) -> Bool {
     defer { Glibc.close(descriptor) }  // nothing is buffered: an error has nothing to say
     guard removing, wasMade || isOurs() else { return false }
     guard isBlockDevice else { return isAtPath() && unlink(path) == 0 }
     do throws(KernelError) {
-      try AreaSignature.wipe(descriptor)
+      try AreaSignature.wipe(descriptor, count: Self.blankBytes)
       return true
     } catch {
       return false

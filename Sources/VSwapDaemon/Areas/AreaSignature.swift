@@ -41,16 +41,16 @@ struct AreaSignature: Equatable {
 
   /// Makes this the first page, and waits until it is on the disk.
   func write(to descriptor: Int32) throws(KernelError) {
-    try Self.writePage(descriptor) { page in
+    try Self.writeHead(descriptor, count: pageSize) { page in
       page.copyBytes(from: Self.magic)
       page.storeBytes(of: identity.littleEndian, toByteOffset: Self.identityOffset, as: UInt64.self)
       page.storeBytes(of: UInt64(sizeBytes).littleEndian, toByteOffset: Self.sizeOffset, as: UInt64.self)
     }
   }
 
-  /// Makes the first page zeros.
-  static func wipe(_ descriptor: Int32) throws(KernelError) {
-    try writePage(descriptor) { _ in }
+  /// Makes the first `count` bytes, whole pages, zeros.
+  static func wipe(_ descriptor: Int32, count: Int) throws(KernelError) {
+    try writeHead(descriptor, count: count) { _ in }
   }
 
   private static func classify(_ head: UnsafeRawBufferPointer) -> Content {
@@ -63,18 +63,18 @@ struct AreaSignature: Equatable {
     return head.allSatisfy { $0 == 0 } ? .blank : .other
   }
 
-  /// One aligned write, as direct I/O wants it.
-  private static func writePage(
-    _ descriptor: Int32, _ fill: (UnsafeMutableRawBufferPointer) -> Void
+  /// One aligned write, as direct I/O wants it, of what `fill` puts over zeros.
+  private static func writeHead(
+    _ descriptor: Int32, count: Int, _ fill: (UnsafeMutableRawBufferPointer) -> Void
   ) throws(KernelError) {
-    let page = UnsafeMutableRawBufferPointer.allocate(byteCount: pageSize, alignment: pageSize)
-    defer { page.deallocate() }
-    page.initializeMemory(as: UInt8.self, repeating: 0)
-    fill(page)
+    let head = UnsafeMutableRawBufferPointer.allocate(byteCount: count, alignment: pageSize)
+    defer { head.deallocate() }
+    head.initializeMemory(as: UInt8.self, repeating: 0)
+    fill(head)
     var written: Int
-    repeat { written = pwrite(descriptor, page.baseAddress, pageSize, 0) } while written < 0 && errno == EINTR
+    repeat { written = pwrite(descriptor, head.baseAddress, count, 0) } while written < 0 && errno == EINTR
     guard written >= 0 else { throw .last("pwrite") }
-    guard written == pageSize else { throw KernelError(call: "pwrite", code: EIO) }
+    guard written == count else { throw KernelError(call: "pwrite", code: EIO) }
     guard fdatasync(descriptor) == 0 else { throw .last("fdatasync") }
   }
 }

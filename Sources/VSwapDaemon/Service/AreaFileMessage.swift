@@ -15,7 +15,7 @@ extension AreaFileError {
     case .foreignFile:
       "\(path) is no swap area of vswapd; give a path that does not exist yet, or remove the file first"
     case .foreignDevice:
-      "\(path) holds something that vswapd did not write; if it is not needed any more: wipefs --all \(path)"
+      "\(path) holds something that vswapd did not write; if it is not needed: dd if=/dev/zero of=\(path) bs=1M count=1"
     case .insecure: "\(path) belongs to another user or may be opened by one; remove it first, or chown and chmod 600 it"
     case .kernelSwap:
       "\(path) is swap of the kernel (see /proc/swaps); choose another path, or swapoff(8) and remove it first"

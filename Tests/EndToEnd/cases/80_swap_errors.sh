@@ -141,7 +141,7 @@ case_swap_errors_areas() {
   wait_until 5 test ! -e "$AREAS/swap:0" || fail "the embedded daemon's area is still there"
 }
 
-needs_swap_errors_devices="losetup mkfs.ext4"
+needs_swap_errors_devices="losetup mkfs.ext4 mkfs.ext2 mkswap"
 case_swap_errors_devices() {
   swap_directory
   ((EUID == 0)) || skip "only root can make a loop device"
@@ -160,6 +160,15 @@ case_swap_errors_devices() {
   mount "$LOOPS" "$AREAS/mounted" || fail "the file system is damaged"
   mount -o remount,ro "$LOOPS"
   says 1 'read-only' ctl swapon "$AREAS/mounted/swap0" --size 2M
+  umount "$LOOPS"
+
+  say "a file system that reserves no blocks by itself"
+  mkfs.ext2 -q -F "$LOOPS"
+  mount "$LOOPS" "$AREAS/mounted"
+  ctl swapon "$AREAS/mounted/swap0" --size 4M || fail "swapon on ext2"
+  (($(stat -c '%b * %B' "$AREAS/mounted/swap0") >= 4194304)) || fail "the file has not all of its blocks"
+  says 1 'not enough space' ctl swapon "$AREAS/mounted/swap1" --size 16M
+  ctl swapoff "$AREAS/mounted/swap0" || fail "swapoff on ext2"
   umount "$LOOPS"
 
   mkswap "$LOOPS" >/dev/null 2>&1

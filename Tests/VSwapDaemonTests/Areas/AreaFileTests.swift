@@ -179,11 +179,15 @@ struct AreaFileTests {
   func device() throws {
     let loop = try LoopDevice(file: directory.file("disk", [UInt8](repeating: 0, count: 4 << 20 + 4096)))
     #expect(refusal(loop.path, size: 6 << 20) == .deviceTooSmall(actual: 4 << 20))
-    for size in [nil, 2 << 20] {
+    for size in [nil, 2 << 20, 4 << 20] {
       let area = try AreaFile.open(path: loop.path, sizeBytes: size, known: [])
       #expect(area.isBlockDevice && !area.wasMade && area.sizeBytes == size ?? 4 << 20)
       #expect(refusal(loop.path, known: [area]) == .known)
       #expect(refusal(loop.path) == .deviceBusy)
+      let used = UnsafeMutableRawPointer.allocate(byteCount: 4096, alignment: 4096)
+      defer { used.deallocate() }
+      used.initializeMemory(as: UInt8.self, repeating: 65, count: 4096)
+      #expect(pwrite(area.descriptor, used, 4096, 512 << 10) == 4096)
       #expect(area.close(removing: size != nil) == (size != nil))
     }
     #expect(try loop.write([1], at: 1 << 20 - 1) == 1)
