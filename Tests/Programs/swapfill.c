@@ -76,7 +76,8 @@ static void map_unrelated(uint64_t bytes, const char *directory, bool private) {
   if (file < 0) die("%s: %s", path, strerror(errno));
   unlink(path);
   if (ftruncate(file, (off_t)bytes) < 0) die("%s: cannot be made %llu bytes long: %s", path, (unsigned long long)bytes, strerror(errno));
-  uint8_t *start = mmap(NULL, bytes, private ? PROT_READ | PROT_WRITE : PROT_READ, private ? MAP_PRIVATE : MAP_SHARED, file, 0);
+  int protection = private ? PROT_READ | PROT_WRITE : PROT_READ, flags = private ? MAP_PRIVATE | MAP_NORESERVE : MAP_SHARED;
+  uint8_t *start = mmap(NULL, bytes, protection, flags, file, 0);
   if (start == MAP_FAILED) die("mmap of %llu bytes: %s", (unsigned long long)bytes, strerror(errno));
   close(file);
   // Without it, each touch would read the pages around it.
