@@ -5,6 +5,7 @@ lay at that moment, and the most that lay in areas at any time.
 """
 import http.client
 import json
+import os
 import signal
 import socket
 import sys
@@ -61,3 +62,6 @@ while not stopping:
         peak = now
     time.sleep(0.05)
 json.dump({**peak, "total": sum(peak.values()), "most_in_areas": most, "samples": samples}, sys.stdout)
+sys.stdout.flush()
+# Not by way of the interpreter's end, where SIGTERM has its default meaning again.
+os._exit(0)
