@@ -142,8 +142,8 @@ case_swap_run() {
   require_disk
   LIMITED_OPTIONS=(--pool-limit 4M --swap "$CASE_DIR/a:64M")
   local i
-  for i in 0 1 2 3 4; do model_in_area $((SEED + i)); done
-  remark "seeds=$SEED...$((SEED + 4))"
+  for i in 0 1; do model_in_area $((SEED + i)); done
+  remark "seeds=$SEED...$((SEED + 1))"
   require_swapping
 }
 
