@@ -23,7 +23,7 @@ struct Codec: @unchecked Sendable {
   /// A codec with the given zstd level (1 ... 19, or negative for the fast ones).
   ///
   /// Traps when there is no memory: a daemon that cannot get this much at its start has no chance.
-  static func create(level: Int = 1) -> Codec {
+  static func create(level: Int = -1) -> Codec {
     guard let compressor = ZSTD_createCCtx(), let decompressor = ZSTD_createDCtx() else {
       preconditionFailure("no memory for zstd contexts")
     }

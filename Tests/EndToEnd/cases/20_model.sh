@@ -7,7 +7,7 @@ seconds_model_threads=600
 case_model_threads() {
   local i
   for i in 0 1 2 3 4 5 6 7 8 9; do
-    limited 24M "$PROGRAMS/model" --seed $((SEED + i)) --size 96 --steps 1200 --threads 2 || fail "seed $((SEED + i))"
+    limited 24M "$PROGRAMS/model" --seed $((SEED + i)) --size 96 --steps 900 --threads 2 || fail "seed $((SEED + i))"
   done
   remark "seeds=$SEED...$((SEED + 9))"
   require_swapping

@@ -53,14 +53,14 @@ case_redis() {
 needs_python="python3"
 seconds_python=240
 case_python() {
-  PYTHONHASHSEED=$((SEED % 1000)) compare python "$PYTHON" "$SUPPORT/work.py" "$SEED" 150000
+  PYTHONHASHSEED=$((SEED % 1000)) compare python "$PYTHON" "$SUPPORT/work.py" "$SEED" "${PYTHON_ENTRIES:-100000}"
   require_swapping
 }
 
 needs_sort="sort python3"
 seconds_sort=400
 case_sort() {
-  "$PYTHON" "$SUPPORT/lines.py" "$SEED" 300 lines
+  "$PYTHON" "$SUPPORT/lines.py" "$SEED" "${SORT_MIB:-300}" lines
   LC_ALL=C native sort sort -S 2G --parallel=2 -o native.sorted lines
   LC_ALL=C limited "$(quarter sort)" sort -S 2G --parallel=2 -o limited.sorted lines || fail "sort ended with status $?"
   cmp native.sorted limited.sorted || fail "sorted in another order"

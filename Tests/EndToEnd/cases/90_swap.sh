@@ -105,11 +105,11 @@ case_swap_programs_redis() { mostly_in_area case_redis; }
 
 needs_swap_programs_python=$needs_python
 seconds_swap_programs_python=$((seconds_python * 2))
-case_swap_programs_python() { mostly_in_area case_python; }
+case_swap_programs_python() { PYTHON_ENTRIES=60000 mostly_in_area case_python; }
 
 needs_swap_programs_sort=$needs_sort
 seconds_swap_programs_sort=$((seconds_sort * 2))
-case_swap_programs_sort() { mostly_in_area case_sort; }
+case_swap_programs_sort() { SORT_MIB=150 mostly_in_area case_sort; }
 
 needs_swap_programs_sqlite=$needs_sqlite
 seconds_swap_programs_sqlite=$((seconds_sqlite * 2))
@@ -153,7 +153,7 @@ CHURN_LIMIT=48M
 
 # start_churn OPTION...: a program that rewrites 192 MiB from two threads, most of it in area "a".
 start_churn() {
-  start_program $CHURN_LIMIT "$PROGRAMS/churn" --size 192 --threads 2 --seed "$SEED" "$@"
+  start_program $CHURN_LIMIT "$PROGRAMS/churn" --size "${CHURN_MIB:-192}" --threads 2 --seed "$SEED" "$@"
 }
 end_churn() {
   ask_right stop
