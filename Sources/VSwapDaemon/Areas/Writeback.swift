@@ -18,7 +18,7 @@ final class Writeback: @unchecked Sendable {
   /// Objects between two looks at the pool.
   private static let batch = 128
   /// A segment is worth cleaning if at most this much of it is alive.
-  private static let sparseUnits = AreaPlace.unitsPerSegment * 5 / 8
+  static let sparseUnits = AreaPlace.unitsPerSegment * 5 / 8
 
   init(layer: SlotLayer, budget: FrameBudget) throws(KernelError) {
     self.layer = layer
@@ -55,7 +55,8 @@ final class Writeback: @unchecked Sendable {
     while promise.wait(milliseconds: 60_000) == nil {}
   }
 
-  private struct Work {
+  /// What the thread has to itself. A test makes one with storages of its own, and takes the steps below one by one.
+  struct Work {
     let writer: SegmentWriter
     let cleaning: any SegmentStorage
     let page = UnsafeMutableRawPointer.allocate(byteCount: pageSize, alignment: 64)
@@ -76,21 +77,26 @@ final class Writeback: @unchecked Sendable {
       work.writer.refresh()
       work.cleaning.refresh()
       answerBarriers(&work)
-      recycle(&work, discarding: !isPressed)
-      var hasWritten = false
-      while isPressed, !hasBarrier, writeSome(&work) {
-        recycle(&work, discarding: false)
-        hasWritten = true
-      }
-      if budget.poolFull { work.writer.flush() }
-      work.writer.drain(flushing: false)
-      clean(&work)
-      if hasWritten {
-        work.wroteAt = vs_monotonic_ns()
-        whenRoom()
-      } else if vs_monotonic_ns() - work.wroteAt > 1_000_000_000 {
-        work.writer.abandonOpen()
-      }
+      round(&work)
+    }
+  }
+
+  /// All there is to do after one ring of the bell.
+  func round(_ work: inout Work) {
+    recycle(&work, discarding: !isPressed)
+    var hasWritten = false
+    while isPressed, !hasBarrier, writeSome(&work) {
+      recycle(&work, discarding: false)
+      hasWritten = true
+    }
+    if budget.poolFull { work.writer.flush() }
+    work.writer.drain(flushing: false)
+    clean(&work)
+    if hasWritten {
+      work.wroteAt = vs_monotonic_ns()
+      whenRoom()
+    } else if vs_monotonic_ns() - work.wroteAt > 1_000_000_000 {
+      work.writer.abandonOpen()
     }
   }
 
@@ -116,7 +122,7 @@ final class Writeback: @unchecked Sendable {
   }
 
   /// Moves a batch of objects. false: there is none, or no room for them.
-  private func writeSome(_ work: inout Work) -> Bool {
+  func writeSome(_ work: inout Work) -> Bool {
     guard layer.areas.hasRoom else { return false }
     for _ in 0..<Self.batch {
       guard let slot = layer.oldestInPool() else { return findLost(&work) }
@@ -148,7 +154,7 @@ final class Writeback: @unchecked Sendable {
   }
 
   /// Empty segments become free; their storage goes back while nobody waits for it to be used again.
-  private func recycle(_ work: inout Work, discarding: Bool) {
+  func recycle(_ work: inout Work, discarding: Bool) {
     for area in 0..<AreaPlace.maximumAreas where layer.areas.rotation(area) != .none && layer.areas.rotation(area) != .draining {
       while let segment = layer.areas.nextEmpty(area) {
         if discarding { work.cleaning.discard(area: area, segment: segment) }
@@ -158,7 +164,7 @@ final class Writeback: @unchecked Sendable {
   }
 
   /// Sparse segments of areas of which less than an eighth is free.
-  private func clean(_ work: inout Work) {
+  func clean(_ work: inout Work) {
     for area in 0..<AreaPlace.maximumAreas where layer.areas.rotation(area) == .active {
       for _ in 0..<8 where layer.areas.freeBytes(area) < layer.areas.bytes(area) / 8 {
         guard
@@ -171,7 +177,7 @@ final class Writeback: @unchecked Sendable {
   }
 
   /// Writes what is alive in a segment once more, elsewhere.
-  private func clean(_ area: Int, _ segment: UInt32, _ work: Work) {
+  func clean(_ area: Int, _ segment: UInt32, _ work: Work) {
     work.cleaning.read(area: area, segment: segment, buffer: 0)
     guard let done = work.cleaning.completed(wait: true), done.isComplete else {
       layer.areas.readFailed(area, offset: Int(segment) * AreaPlace.segmentBytes)
