@@ -80,15 +80,15 @@ final class Swapoff: @unchecked Sendable {
   private func passes(_ goOn: (Tally) -> Bool) -> Bool {
     var least = Int.max
     var movedAt = vs_monotonic_ns()
-    while true {
+    while !layer.areas.isVacant(area) {
       let live = layer.areas.figures(area).liveObjects
-      if live == 0 { return true }
-      if live < least {
+      if live > 0 && live < least {
         least = live
         movedAt = vs_monotonic_ns()
-      } else if vs_monotonic_ns() - movedAt > patience {
-        return false
       } else {
+        // The swapoff of another area may be writing to this one, however long that takes. Then it starts anew.
+        if live == 0 { (least, movedAt) = (.max, vs_monotonic_ns()) }
+        if vs_monotonic_ns() - movedAt > patience { return false }
         // Somebody holds a reference for a moment, or there is no room just now.
         usleep(2000)
       }
@@ -97,6 +97,7 @@ final class Swapoff: @unchecked Sendable {
       writer?.drain()
       writerLock.unlock()
     }
+    return true
   }
 
   /// Reads all segments once, with as many reads under way as there are buffers.

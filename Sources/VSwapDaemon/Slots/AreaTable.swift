@@ -37,8 +37,10 @@ struct AreaTable: @unchecked Sendable {
     let emptyHead: Atomic<UInt64>
     let liveObjects: Atomic<Int>
     let liveUnits: Atomic<Int>
-    /// Segments that are neither free nor empty.
+    /// Segments that are not free.
     let used: Atomic<Int>
+    /// Segments that somebody fills or writes.
+    let open: Atomic<Int>
     let readErrors: Atomic<Int>
     let writeErrors: Atomic<Int>
     /// Byte offset of the latest error.
@@ -144,7 +146,7 @@ struct AreaTable: @unchecked Sendable {
   func remove(_ area: Int) {
     lock.lock()
     defer { lock.unlock() }
-    precondition(header(area).pointee.liveObjects.load(ordering: .acquiring) == 0, "an area in use was removed")
+    precondition(isVacant(area), "an area in use was removed")
     header(area).pointee.rotation.store(Rotation.none.rawValue, ordering: .relaxed)
     let mapping = allocations[area].mapping!
     if (try? mapping.discard(offset: 0, length: mapping.length)) == nil {
@@ -153,8 +155,17 @@ struct AreaTable: @unchecked Sendable {
     allocations[area] = Allocation(mapping: mapping)
   }
 
+  /// Under the lock: nobody takes a segment of it any more that is not open afterwards.
   func setRotation(_ area: Int, _ rotation: Rotation) {
+    lock.lock()
     header(area).pointee.rotation.store(rotation.rawValue, ordering: .sequentiallyConsistent)
+    lock.unlock()
+  }
+
+  /// Nothing is alive in an area that left the rotation, and nobody writes to it, be it the writeback or the swapoff of another area.
+  func isVacant(_ area: Int) -> Bool {
+    // In this order: what is sealed counts as alive before it stops being open.
+    header(area).pointee.open.load(ordering: .acquiring) == 0 && header(area).pointee.liveObjects.load(ordering: .acquiring) == 0
   }
 
   func rotation(_ area: Int) -> Rotation {
@@ -266,6 +277,7 @@ struct AreaTable: @unchecked Sendable {
     let generation = Self.generation(record(area, segment).pointee.load(ordering: .relaxed)) &+ 1
     record(area, segment).pointee.store(Self.word(generation, .open, low: 0), ordering: .relaxed)
     header(area).pointee.used.add(1, ordering: .relaxed)
+    header(area).pointee.open.add(1, ordering: .relaxed)
     return segment
   }
 
@@ -283,6 +295,7 @@ struct AreaTable: @unchecked Sendable {
     header(area).pointee.liveUnits.add(units, ordering: .relaxed)
     let sealed = Self.word(Self.generation(word), .sealed, low: UInt64(objects) << 13 | UInt64(units))
     record(area, segment).pointee.store(sealed, ordering: .releasing)
+    header(area).pointee.open.subtract(1, ordering: .releasing)
   }
 
   /// An open segment could not be written.
@@ -290,6 +303,7 @@ struct AreaTable: @unchecked Sendable {
     lock.lock()
     defer { lock.unlock() }
     free(area, segment)
+    header(area).pointee.open.subtract(1, ordering: .releasing)
   }
 
   /// Under the lock.
@@ -343,7 +357,12 @@ struct AreaTable: @unchecked Sendable {
     }
   }
 
-  func freed(_ area: Int, _ segment: UInt32) { giveUp(area, segment) }
+  /// What `nextEmpty` gave may be taken again.
+  func freed(_ area: Int, _ segment: UInt32) {
+    lock.lock()
+    defer { lock.unlock() }
+    free(area, segment)
+  }
 
   /// The next sealed segment from `first` on, in the order of the area. nil: there is none.
   func nextSealed(_ area: Int, from first: UInt32) -> (segment: UInt32, live: Int)? {
