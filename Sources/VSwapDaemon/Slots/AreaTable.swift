@@ -35,6 +35,7 @@ struct AreaTable: @unchecked Sendable {
   private struct Header: ~Copyable {
     /// Stack of empty segments: tag (upper half) and the first one.
     let emptyHead: Atomic<UInt64>
+    let segments: Atomic<Int>
     let liveObjects: Atomic<Int>
     let liveUnits: Atomic<Int>
     /// Segments that are not free.
@@ -66,7 +67,7 @@ struct AreaTable: @unchecked Sendable {
   private let allocations: UnsafeMutablePointer<Allocation>
   /// The same mappings, for those who take no lock. Once made a mapping stays, emptied, for the next area of that number: who has read a
   /// slot's word may be on its way here while swapoff moves the slot and removes the area.
-  private let bases: UnsafeMutablePointer<UnsafeMutableRawPointer?>
+  private let bases: UnsafeMutablePointer<Atomic<UnsafeMutableRawPointer?>>
   private let lock: Lock
   private let turns: UnsafeMutablePointer<UInt64>
 
@@ -74,8 +75,8 @@ struct AreaTable: @unchecked Sendable {
     let count = AreaPlace.maximumAreas
     let allocations = UnsafeMutablePointer<Allocation>.allocate(capacity: count)
     allocations.initialize(repeating: Allocation(), count: count)
-    let bases = UnsafeMutablePointer<UnsafeMutableRawPointer?>.allocate(capacity: count)
-    bases.initialize(repeating: nil, count: count)
+    let bases = UnsafeMutablePointer<Atomic<UnsafeMutableRawPointer?>>.allocate(capacity: count)
+    for area in 0..<count { (bases + area).initialize(to: Atomic(nil)) }
     let turns = UnsafeMutablePointer<UInt64>.allocate(capacity: 1)
     turns.initialize(to: 0)
     return AreaTable(allocations: allocations, bases: bases, lock: .create(), turns: turns)
@@ -90,12 +91,13 @@ struct AreaTable: @unchecked Sendable {
     lock.destroy()
   }
 
+  /// Relaxed loads, here and below: what has an area's number got it from somewhere that comes after `add`.
   private func header(_ area: Int) -> UnsafeMutablePointer<Header> {
-    bases[area]!.assumingMemoryBound(to: Header.self)
+    bases[area].load(ordering: .relaxed)!.assumingMemoryBound(to: Header.self)
   }
 
   private func record(_ area: Int, _ segment: UInt32) -> UnsafeMutablePointer<Record> {
-    (bases[area]! + pageSize).assumingMemoryBound(to: Record.self) + Int(segment)
+    (bases[area].load(ordering: .relaxed)! + pageSize).assumingMemoryBound(to: Record.self) + Int(segment)
   }
 
   // MARK: Words
@@ -135,7 +137,8 @@ struct AreaTable: @unchecked Sendable {
       mapping = try Mapping.create(name: "vswapd-segments", length: length)
     }
     allocations[area] = Allocation(mapping: mapping, segments: UInt32(segments))
-    bases[area] = mapping.base
+    bases[area].store(mapping.base, ordering: .releasing)
+    header(area).pointee.segments.store(segments, ordering: .relaxed)
     header(area).pointee.priority.store(priority, ordering: .relaxed)
     header(area).pointee.identity.store(identity, ordering: .relaxed)
     header(area).pointee.rotation.store(Rotation.active.rawValue, ordering: .releasing)
@@ -169,7 +172,7 @@ struct AreaTable: @unchecked Sendable {
   }
 
   func rotation(_ area: Int) -> Rotation {
-    guard bases[area] != nil else { return .none }
+    guard bases[area].load(ordering: .acquiring) != nil else { return .none }
     return Rotation(rawValue: header(area).pointee.rotation.load(ordering: .sequentiallyConsistent)) ?? .none
   }
 
@@ -177,12 +180,12 @@ struct AreaTable: @unchecked Sendable {
   func freeBytes(_ area: Int) -> Int {
     let header = header(area)
     // Without segment 0.
-    let segments = Int(allocations[area].segments) - 1 - header.pointee.used.load(ordering: .relaxed)
+    let segments = header.pointee.segments.load(ordering: .relaxed) - 1 - header.pointee.used.load(ordering: .relaxed)
     return segments * AreaPlace.segmentBytes
   }
 
   /// Bytes for segments, free or not.
-  func bytes(_ area: Int) -> Int { (Int(allocations[area].segments) - 1) * AreaPlace.segmentBytes }
+  func bytes(_ area: Int) -> Int { (header(area).pointee.segments.load(ordering: .relaxed) - 1) * AreaPlace.segmentBytes }
 
   struct Figures {
     var liveObjects: Int
