@@ -235,6 +235,7 @@ final class Swapoff: @unchecked Sendable {
     _ later: inout [(slot: SlotNumber, word: SlotWord, bytes: UnsafeRawPointer, length: Int)], _ sum: inout Tally
   ) {
     guard !batch.items.isEmpty else { return }
+    Interleaving.point()
     sink.deliver(batch)
     for item in batch.items {
       if item.isTaken {

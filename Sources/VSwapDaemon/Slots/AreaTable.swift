@@ -296,6 +296,7 @@ struct AreaTable: @unchecked Sendable {
     assert(Self.state(word) == .open)
     header(area).pointee.liveObjects.add(objects, ordering: .relaxed)
     header(area).pointee.liveUnits.add(units, ordering: .relaxed)
+    Interleaving.point()
     let sealed = Self.word(Self.generation(word), .sealed, low: UInt64(objects) << 13 | UInt64(units))
     record(area, segment).pointee.store(sealed, ordering: .releasing)
     header(area).pointee.open.subtract(1, ordering: .releasing)
@@ -323,8 +324,10 @@ struct AreaTable: @unchecked Sendable {
     let change = Self.oneObject | UInt64(place.units)
     header(place.area).pointee.liveUnits.subtract(place.units, ordering: .relaxed)
     let (_, word) = record(place.area, place.segment).pointee.wrappingSubtract(change, ordering: .acquiringAndReleasing)
+    Interleaving.point()
     // Who took the last one away is alone with the segment.
     if Self.live(word) == 0 { push(place.area, place.segment, word) }
+    Interleaving.point()
     // Last, since an area without live objects may be removed.
     header(place.area).pointee.liveObjects.subtract(1, ordering: .releasing)
   }
@@ -336,6 +339,7 @@ struct AreaTable: @unchecked Sendable {
     while true {
       let link = old & Self.linkMask
       record(area, segment).pointee.store(Self.word(Self.generation(word), .empty, low: link), ordering: .relaxed)
+      Interleaving.point()
       let new = (old >> 32 &+ 1) << 32 | UInt64(segment)
       let (done, found) = head.pointee.emptyHead.weakCompareExchange(
         expected: old, desired: new, successOrdering: .releasing, failureOrdering: .relaxed)
@@ -353,6 +357,7 @@ struct AreaTable: @unchecked Sendable {
       if segment == 0 { return nil }
       // Popped by one thread only, the writer; pushes change the tag.
       let link = record(area, segment).pointee.load(ordering: .relaxed) & Self.linkMask
+      Interleaving.point()
       let (done, found) = head.pointee.emptyHead.weakCompareExchange(
         expected: old, desired: (old >> 32 &+ 1) << 32 | link, successOrdering: .acquiring, failureOrdering: .acquiring)
       if done { return segment }
