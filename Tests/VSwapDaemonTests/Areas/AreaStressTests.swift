@@ -14,7 +14,7 @@ import Testing
       defer { Interleaving.rarity.store(0, ordering: .relaxed) }
       let rounds = TestScale.rounds(200_000)
     #else
-      let rounds = TestScale.rounds(1_000_000)
+      let rounds = TestScale.rounds(400_000)
     #endif
     let stress = try AreaStress(pagers: 3, rounds: rounds)
     onThreads(7) { thread in

@@ -133,6 +133,12 @@ final class FakeDisk: @unchecked Sendable {
     }
   }
 
+  func makeUnreadable(area: Int, segment: UInt32, page: Int) {
+    lock.lock()
+    segments[Place(area: area, segment: segment)]!.unreadable.insert(page)
+    lock.unlock()
+  }
+
   private func overwrite(_ place: Place, _ range: Range<Int>) {
     segments[place]!.bytes.replaceSubrange(range, with: [UInt8](repeating: 0, count: range.count))
     segments[place]!.damage.append(range)
