@@ -386,19 +386,26 @@ struct AreaTable: @unchecked Sendable {
     return nil
   }
 
-  /// The sealed segment with the least alive in it, if that is at most `units`: the one to clean. Looks at `looks` segments from a cursor on.
-  func sparsest(_ area: Int, atMost units: Int, cursor: inout UInt32, looks: Int) -> UInt32? {
+  /// The sealed segments with the least alive in them, sparsest first: at most `count`, of at most `units` each. Looks at `looks` segments
+  /// from a cursor on.
+  func sparsest(
+    _ area: Int, atMost units: Int, count: Int, cursor: inout UInt32, looks: Int
+  ) -> [(segment: UInt32, units: Int)] {
     lock.lock()
     let end = allocations[area].fresh
     lock.unlock()
-    var best: (segment: UInt32, units: Int)?
-    for _ in 0..<min(looks, Int(end)) {
+    var found: [(segment: UInt32, units: Int)] = []
+    for _ in 0..<min(looks, Int(end) - 1) {
       cursor = cursor + 1 < end ? cursor + 1 : 1
-      guard cursor < end else { break }
       let word = record(area, cursor).pointee.load(ordering: .acquiring)
-      guard Self.state(word) == .sealed, Self.units(word) <= units, Self.units(word) < best?.units ?? .max else { continue }
-      best = (cursor, Self.units(word))
+      guard Self.state(word) == .sealed, Self.live(word) > 0, Self.units(word) <= units else { continue }
+      if found.count == count {
+        if Self.units(word) >= found[count - 1].units { continue }
+        found.removeLast()
+      }
+      let place = found.firstIndex { $0.units > Self.units(word) } ?? found.count
+      found.insert((cursor, Self.units(word)), at: place)
     }
-    return best?.segment
+    return found
   }
 }
