@@ -30,7 +30,7 @@ import Testing
     // Too short to say.
     guard TestScale.factor >= 1 else { return }
     #expect(sum.written > 0 && sum.cleaned > 0 && sum.swapoffs > 0 && sum.cancelled > 0)
-    #expect(sum.toTarget > 0 && sum.toPool > 0 && sum.toAreas > 0)
+    #expect(sum.toTarget > 0 && sum.toPool > 0 && sum.toAreas > 0 && sum.toAll > 0)
     #expect(weather == .fair ? sum.lost == 0 : sum.readErrors > 0)
     #expect(weather != .stormy || sum.lost > 0)
   }
@@ -60,6 +60,9 @@ private final class AreaModel: @unchecked Sendable {
     var toPool = 0
     var toAreas = 0
 
+    /// Shared by several.
+    var toAll = 0
+
     mutating func add(_ other: Events) {
       written += other.written
       cleaned += other.cleaned
@@ -73,6 +76,7 @@ private final class AreaModel: @unchecked Sendable {
       toTarget += other.toTarget
       toPool += other.toPool
       toAreas += other.toAreas
+      toAll += other.toAll
     }
   }
 
@@ -361,11 +365,11 @@ private final class AreaModel: @unchecked Sendable {
     guard before == nil, let area = areas.randomElement(using: &random), layer.areas.rotation(area) == .active else { return }
     snapshot()
     if weather == .stormy {
-      // One segment, so that we know where everything was.
-      if let segment = layer.areas.sparsest(area, atMost: Writeback.sparseUnits, cursor: &work.cursors[area], looks: 1024) {
-        writeback.clean(area, segment, work)
-        events.cleaned += 1
-      }
+      // Each just once, so that we know where everything was.
+      let sparse = layer.areas.sparsest(
+        area, atMost: Writeback.sparseUnits, count: 1 + random.below(3), cursor: &work.cursors[area], looks: 1024)
+      for (segment, _) in sparse where writeback.clean(area, segment, &work) { events.cleaned += 1 }
+      work.writer.drain()
     } else {
       let writes = disk.writes
       writeback.clean(&work)
@@ -390,7 +394,8 @@ private final class AreaModel: @unchecked Sendable {
     let reading = FakeStorage(disk: disk, depth: 1 + random.below(8), seed: random.next(), longestDelay: 3)
     let other = random.below(3) == 0 ? nil : FakeStorage(disk: disk, depth: 1 + random.below(2), seed: random.next())
     let swapoff = try Swapoff(layer: layer, area: area, storage: reading, writing: other, sink: self)
-    swapoff.patience = 0
+    swapoff.interval = 0
+    swapoff.patience = 10_000_000
     let patience = random.below(2) == 0 ? random.below(20) : .max
     var questions = 0
     let taken = events.toTarget
@@ -403,7 +408,7 @@ private final class AreaModel: @unchecked Sendable {
     }
     noteLosses()
     let tally = swapoff.tally
-    if tally.toTarget != events.toTarget - taken { complain("swapoff counted \(tally.toTarget) to targets") }
+    if tally.toTarget < events.toTarget - taken { complain("swapoff counted \(tally.toTarget) to targets") }
     events.toPool += tally.toPool
     events.toAreas += tally.toAreas
     draining = nil
@@ -526,5 +531,19 @@ extension AreaModel: PageSink {
       layer.release(item.slot)
       batch.items[index].isTaken = true
     }
+  }
+  func deliverToAll(_ batch: PageBatch) {
+    lock.lock()
+    defer { lock.unlock() }
+    let slot = batch.items[0].slot
+    if !batch.isShared || batch.items.count != 1 { complaint = "no batch for all" }
+    guard sinkMood != 2, let page = pages[slot] else { return }
+    memcpy(sinkPage.bytes, batch.content, pageSize)
+    if page.isLost || !sinkPage.holds(key: page.key, scratch: sinkScratch) { complaint = "slot \(slot) is wrong, for all" }
+    // Those that are stopped keep it.
+    let count = slot % 5 == 0 ? 1 : page.references
+    for _ in 0..<count { layer.release(slot) }
+    if count == page.references { pages[slot] = nil } else { pages[slot]!.references -= count }
+    events.toAll += 1
   }
 }

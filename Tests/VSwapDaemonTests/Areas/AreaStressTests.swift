@@ -280,7 +280,8 @@ private final class AreaStress: @unchecked Sendable {
     let swapoff = try Swapoff(
       layer: layer, area: area, storage: FakeStorage(disk: disk, depth: 1 + random.below(8), seed: random.next()),
       writing: FakeStorage(disk: disk, depth: 2, seed: random.next()), sink: self)
-    swapoff.patience = 0
+    swapoff.interval = 0
+    swapoff.patience = 20_000_000
     let patience = random.below(2) == 0 ? random.below(30) : .max
     var questions = 0
     // While pagers, writeback and the other swapoff fill the pool again, room may come late.
@@ -352,15 +353,27 @@ extension AreaStress: PageSink {
     let target = held[Int(batch.target)]
     target.lock.lock()
     defer { target.lock.unlock() }
-    for index in batch.items.indices {
-      let slot = batch.items[index].slot
-      guard let key = target.keys[slot], slot % 4 != 0 else { continue }
-      memcpy(target.page.bytes, batch.content + index * pageSize, pageSize)
-      if !target.page.holds(key: key, scratch: target.scratch) { complain("slot \(slot) is wrong, by swapoff") }
-      target.remove(slot)
-      layer.release(slot)
-      batch.items[index].isTaken = true
-      taken.add(1, ordering: .relaxed)
+    for index in batch.items.indices where batch.items[index].slot % 4 != 0 {
+      batch.items[index].isTaken = take(batch.items[index].slot, batch.content + index * pageSize, target)
     }
+  }
+
+  func deliverToAll(_ batch: PageBatch) {
+    let slot = batch.items[0].slot
+    let target = held[Int(layer.owner(of: slot).target)]
+    target.lock.lock()
+    defer { target.lock.unlock() }
+    _ = take(slot, UnsafeRawPointer(batch.content), target)
+  }
+
+  /// Under the lock of the target.
+  private func take(_ slot: SlotNumber, _ content: UnsafeRawPointer, _ target: Held) -> Bool {
+    guard let key = target.keys[slot] else { return false }
+    memcpy(target.page.bytes, content, pageSize)
+    if !target.page.holds(key: key, scratch: target.scratch) { complain("slot \(slot) is wrong, by swapoff") }
+    target.remove(slot)
+    layer.release(slot)
+    taken.add(1, ordering: .relaxed)
+    return true
   }
 }

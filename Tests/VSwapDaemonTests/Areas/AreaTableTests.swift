@@ -303,10 +303,13 @@ private final class AreaTableModel {
     }
     guard check(found.map(\.0) == live.map(\.segment) && found.map(\.1) == live.map(\.units.count), "nextSealed") else { return false }
     let most = random.below(200)
-    let sparsest = live.map { $0.units.reduce(0, +) }.filter { $0 <= most }.min()
-    let segment = table.sparsest(number, atMost: most, cursor: &areas[number]!.cursor, looks: 1000)
-    let units = live.first { $0.segment == segment }.map { $0.units.reduce(0, +) }
-    return check(units == sparsest, "sparsest")
+    let count = 1 + random.below(6)
+    let sparsest = live.map { $0.units.reduce(0, +) }.filter { $0 <= most }.sorted().prefix(count)
+    let sparse = table.sparsest(number, atMost: most, count: count, cursor: &areas[number]!.cursor, looks: 1000)
+    let units = sparse.map { one in live.first { $0.segment == one.segment }?.units.reduce(0, +) }
+    return check(
+      units == Array(sparsest) && sparse.map(\.units) == Array(sparsest) && Set(sparse.map(\.segment)).count == sparse.count,
+      "sparsest")
   }
 
   private func figuresAgree() -> Bool {
