@@ -525,7 +525,9 @@ extension AreaModel: PageSink {
       guard let page = pages[item.slot], page.references == 1 else { continue }
       if page.target != batch.target || page.virtualPage != item.page { complaint = "slot \(item.slot) went to the wrong target" }
       memcpy(sinkPage.bytes, batch.content + index * pageSize, pageSize)
-      if page.isLost || !sinkPage.holds(key: page.key, scratch: sinkScratch) { complaint = "slot \(item.slot) is wrong, by swapoff" }
+      if page.isLost || !sinkPage.holds(key: page.key, scratch: sinkScratch) {
+        complaint = "slot \(item.slot) is wrong, by swapoff"
+      }
       pages[item.slot] = nil
       events.toTarget += 1
       layer.release(item.slot)

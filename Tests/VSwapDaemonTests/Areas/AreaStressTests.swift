@@ -179,7 +179,9 @@ private final class AreaStress: @unchecked Sendable {
         // Half of the time a swapoff may bring it back meanwhile.
         let isShared = random.below(2) == 0 && layer.retain(slot)
         if isShared { mine.lock.unlock() }
-        if !reads(slot, page, buffer, codec) || !page.holds(key: key, scratch: scratch) { complain("slot \(slot) is wrong or lost") }
+        if !reads(slot, page, buffer, codec) || !page.holds(key: key, scratch: scratch) {
+          complain("slot \(slot) is wrong or lost")
+        }
         if isShared { layer.release(slot) } else { mine.lock.unlock() }
       }
     }
@@ -302,7 +304,9 @@ private final class AreaStress: @unchecked Sendable {
       usleep(1000)
     }
     let figures = layer.areas.figures(area)
-    if figures.liveObjects != 0 || figures.liveBytes != 0 { complain("area \(area) has \(figures.liveObjects) objects at its end") }
+    if figures.liveObjects != 0 || figures.liveBytes != 0 {
+      complain("area \(area) has \(figures.liveObjects) objects at its end")
+    }
     off.add(1, ordering: .relaxed)
     disk.remove(area: area)
     layer.areas.remove(area)
@@ -327,13 +331,17 @@ private final class AreaStress: @unchecked Sendable {
     if before.slotsInUse != pages || before.lostPages != 0 { return "\(before) with \(pages) pages" }
     for one in held {
       for (slot, key) in one.keys {
-        if !reads(slot, page, buffer, codec) || !page.holds(key: key, scratch: scratch) { return "slot \(slot) is wrong at the end" }
+        if !reads(slot, page, buffer, codec) || !page.holds(key: key, scratch: scratch) {
+          return "slot \(slot) is wrong at the end"
+        }
         layer.release(slot)
       }
     }
     writeback.recycle(&work, discarding: true)
     let figures = layer.statistics()
-    if figures.slotsInUse != 0 || figures.objects != 0 || figures.arenaBytes != 0 || layer.freeFrames != figures.cacheCapacityPages {
+    if figures.slotsInUse != 0 || figures.objects != 0 || figures.arenaBytes != 0
+      || layer.freeFrames != figures.cacheCapacityPages
+    {
       return "\(figures)"
     }
     for area in areas {

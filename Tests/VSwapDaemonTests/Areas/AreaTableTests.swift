@@ -228,7 +228,9 @@ private final class AreaTableModel {
     let hasRoom = areas.contains { $0.value.rotation == .active && ($0.value.free > 1 || !$0.value.empties.isEmpty) }
     guard check(table.hasRoom == hasRoom, "hasRoom") else { return false }
     guard let (number, segment) = table.takeSegment(cleaning: cleaning) else { return check(best == nil, "none taken") }
-    guard check(best != nil && areas[number]?.turn == best?.value.turn && areas[number]?.priority == best?.value.priority, "whose turn")
+    guard
+      check(
+        best != nil && areas[number]?.turn == best?.value.turn && areas[number]?.priority == best?.value.priority, "whose turn")
     else { return false }
     turns += 1
     areas[number]!.turn = turns
@@ -301,7 +303,9 @@ private final class AreaTableModel {
       found.append(next)
       from = next.segment + 1
     }
-    guard check(found.map(\.0) == live.map(\.segment) && found.map(\.1) == live.map(\.units.count), "nextSealed") else { return false }
+    guard check(found.map(\.0) == live.map(\.segment) && found.map(\.1) == live.map(\.units.count), "nextSealed") else {
+      return false
+    }
     let most = random.below(200)
     let count = 1 + random.below(6)
     let sparsest = live.map { $0.units.reduce(0, +) }.filter { $0 <= most }.sorted().prefix(count)
@@ -349,7 +353,6 @@ private final class ReleaseRace: @unchecked Sendable {
     table.destroy()
     lock.destroy()
   }
-
 
   func write() {
     var random = SeededRandom(seed: SeededRandom.seed)
