@@ -35,6 +35,7 @@ enum SegmentScan {
       layer.release(slot)
       return
     }
+    Interleaving.point()
     let object = buffer + word.place.unitInSegment * AreaPlace.unit
     let content = AreaSegment.content(
       of: object, bytes: word.place.bytes, slot: slot, unit: word.place.unitInSegment, stamp)

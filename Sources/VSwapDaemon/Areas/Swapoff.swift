@@ -29,6 +29,11 @@ final class Swapoff: @unchecked Sendable {
   private var queue: [(segment: UInt32, buffer: Int)] = []
   private var finished: [Int] = []
   private(set) var tally = Tally()
+  /// Between two questions whether to go on, in nanoseconds.
+  var interval: UInt64 = 50_000_000
+  private var asked: UInt64 = 0
+  /// How long a swapoff that gets nowhere waits for room, in nanoseconds.
+  var patience: UInt64 = 5_000_000_000
 
   /// `writing` is another storage, for areas that stay.
   init(
@@ -62,6 +67,7 @@ final class Swapoff: @unchecked Sendable {
       }
       ended.append(promise)
     }
+    asked = vs_monotonic_ns()
     let isEmpty = passes(goOn)
     // Nothing is queued any more, so each takes that for the end.
     for _ in 0..<workers { _ = vs_eventfd_signal(arrived) }
@@ -70,22 +76,19 @@ final class Swapoff: @unchecked Sendable {
     return isEmpty
   }
 
-  /// How long a swapoff that gets nowhere waits for room.
-  private static let patience: UInt64 = 5_000_000_000
-
   /// Over the whole area, until nothing is left, or nothing has moved for a while.
   private func passes(_ goOn: (Tally) -> Bool) -> Bool {
     var least = Int.max
     var movedAt = vs_monotonic_ns()
-    while true {
+    while !layer.areas.isVacant(area) {
       let live = layer.areas.figures(area).liveObjects
-      if live == 0 { return true }
-      if live < least {
+      if live > 0 && live < least {
         least = live
         movedAt = vs_monotonic_ns()
-      } else if vs_monotonic_ns() - movedAt > Self.patience {
-        return false
       } else {
+        // The swapoff of another area may be writing to this one, however long that takes. Then it starts anew.
+        if live == 0 { (least, movedAt) = (.max, vs_monotonic_ns()) }
+        if vs_monotonic_ns() - movedAt > patience { return false }
         // Somebody holds a reference for a moment, or there is no room just now.
         usleep(2000)
       }
@@ -94,6 +97,7 @@ final class Swapoff: @unchecked Sendable {
       writer?.drain()
       writerLock.unlock()
     }
+    return true
   }
 
   /// Reads all segments once, with as many reads under way as there are buffers.
@@ -101,7 +105,6 @@ final class Swapoff: @unchecked Sendable {
     var idle = Array(0..<storage.depth)
     var reading: [Int: UInt32] = [:]
     var next: UInt32? = 1
-    var asked = vs_monotonic_ns()
     var isWanted = true
     while true {
       while isWanted, !idle.isEmpty, let from = next {
@@ -115,7 +118,7 @@ final class Swapoff: @unchecked Sendable {
         storage.read(area: area, segment: found.segment, buffer: buffer)
       }
       let busy = storage.depth - idle.count
-      if busy == 0 { return isWanted }
+      if busy == 0 { return isWanted && isStillWanted(goOn) }
       // Reads first, since they keep the disk busy; then buffers that workers are through with.
       if let done = storage.completed(wait: !reading.isEmpty && busy == reading.count),
         let segment = reading.removeValue(forKey: done.buffer)
@@ -127,12 +130,16 @@ final class Swapoff: @unchecked Sendable {
       }
       vs_eventfd_clear(processed)
       idle += takeFinished()
-      let now = vs_monotonic_ns()
-      if isWanted, now - asked > 50_000_000 {
-        asked = now
-        isWanted = goOn(snapshot())
-      }
+      if isWanted { isWanted = isStillWanted(goOn) }
     }
+  }
+
+  /// Asks now and then; over all passes, since one that finds nothing to read takes no time.
+  private func isStillWanted(_ goOn: (Tally) -> Bool) -> Bool {
+    let now = vs_monotonic_ns()
+    guard now - asked >= interval else { return true }
+    asked = now
+    return goOn(snapshot())
   }
 
   private func snapshot() -> Tally {
@@ -228,6 +235,7 @@ final class Swapoff: @unchecked Sendable {
     _ later: inout [(slot: SlotNumber, word: SlotWord, bytes: UnsafeRawPointer, length: Int)], _ sum: inout Tally
   ) {
     guard !batch.items.isEmpty else { return }
+    Interleaving.point()
     sink.deliver(batch)
     for item in batch.items {
       if item.isTaken {

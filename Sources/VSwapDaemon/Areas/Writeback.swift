@@ -18,7 +18,9 @@ final class Writeback: @unchecked Sendable {
   /// Objects between two looks at the pool.
   private static let batch = 128
   /// A segment is worth cleaning if at most this much of it is alive.
-  private static let sparseUnits = AreaPlace.unitsPerSegment * 5 / 8
+  static let sparseUnits = AreaPlace.unitsPerSegment * 5 / 8
+  /// What certainly fits into a segment beside its reverse map, since the last object of up to 65 units may not.
+  private static let usableUnits = AreaPlace.unitsPerSegment * 7 / 8
 
   init(layer: SlotLayer, budget: FrameBudget) throws(KernelError) {
     self.layer = layer
@@ -55,11 +57,14 @@ final class Writeback: @unchecked Sendable {
     while promise.wait(milliseconds: 60_000) == nil {}
   }
 
-  private struct Work {
+  /// What the thread has to itself. A test makes one with storages of its own, and takes the steps below one by one.
+  struct Work {
     let writer: SegmentWriter
     let cleaning: any SegmentStorage
     let page = UnsafeMutableRawPointer.allocate(byteCount: pageSize, alignment: 64)
     var cursors = [UInt32](repeating: 0, count: AreaPlace.maximumAreas)
+    /// Segments that cleaning could not read, until they are empty.
+    var unreadable = [Set<UInt32>](repeating: [], count: AreaPlace.maximumAreas)
     var sweptAt: UInt64 = 0
     var wroteAt: UInt64 = 0
 
@@ -76,21 +81,26 @@ final class Writeback: @unchecked Sendable {
       work.writer.refresh()
       work.cleaning.refresh()
       answerBarriers(&work)
-      recycle(&work, discarding: !isPressed)
-      var hasWritten = false
-      while isPressed, !hasBarrier, writeSome(&work) {
-        recycle(&work, discarding: false)
-        hasWritten = true
-      }
-      if budget.poolFull { work.writer.flush() }
-      work.writer.drain(flushing: false)
-      clean(&work)
-      if hasWritten {
-        work.wroteAt = vs_monotonic_ns()
-        whenRoom()
-      } else if vs_monotonic_ns() - work.wroteAt > 1_000_000_000 {
-        work.writer.abandonOpen()
-      }
+      round(&work)
+    }
+  }
+
+  /// All there is to do after one ring of the bell.
+  func round(_ work: inout Work) {
+    recycle(&work, discarding: !isPressed)
+    var hasWritten = false
+    while isPressed, !hasBarrier, writeSome(&work) {
+      recycle(&work, discarding: false)
+      hasWritten = true
+    }
+    if budget.poolFull { work.writer.flush() }
+    work.writer.drain(flushing: false)
+    clean(&work)
+    if hasWritten {
+      work.wroteAt = vs_monotonic_ns()
+      whenRoom()
+    } else if vs_monotonic_ns() - work.wroteAt > 1_000_000_000 {
+      work.writer.abandonOpen()
     }
   }
 
@@ -116,7 +126,7 @@ final class Writeback: @unchecked Sendable {
   }
 
   /// Moves a batch of objects. false: there is none, or no room for them.
-  private func writeSome(_ work: inout Work) -> Bool {
+  func writeSome(_ work: inout Work) -> Bool {
     guard layer.areas.hasRoom else { return false }
     for _ in 0..<Self.batch {
       guard let slot = layer.oldestInPool() else { return findLost(&work) }
@@ -148,43 +158,64 @@ final class Writeback: @unchecked Sendable {
   }
 
   /// Empty segments become free; their storage goes back while nobody waits for it to be used again.
-  private func recycle(_ work: inout Work, discarding: Bool) {
+  func recycle(_ work: inout Work, discarding: Bool) {
+    // Their numbers may come again.
+    for area in 0..<AreaPlace.maximumAreas where !work.unreadable[area].isEmpty && layer.areas.rotation(area) == .none {
+      work.unreadable[area] = []
+    }
     for area in 0..<AreaPlace.maximumAreas where layer.areas.rotation(area) != .none && layer.areas.rotation(area) != .draining {
       while let segment = layer.areas.nextEmpty(area) {
         if discarding { work.cleaning.discard(area: area, segment: segment) }
+        work.unreadable[area].remove(segment)
         layer.areas.freed(area, segment)
       }
     }
   }
 
-  /// Sparse segments of areas of which less than an eighth is free.
-  private func clean(_ work: inout Work) {
+  /// Sparse segments of areas of which less than an eighth is free: what is alive in several of them goes into fewer.
+  func clean(_ work: inout Work) {
     for area in 0..<AreaPlace.maximumAreas where layer.areas.rotation(area) == .active {
-      for _ in 0..<8 where layer.areas.freeBytes(area) < layer.areas.bytes(area) / 8 {
-        guard
-          let segment = layer.areas.sparsest(area, atMost: Self.sparseUnits, cursor: &work.cursors[area], looks: 1024)
-        else { break }
-        clean(area, segment, work)
+      // Each turn frees one at least; an area that is used at the same time gets the next ones at the next ring.
+      for _ in 0..<4 where layer.areas.freeBytes(area) < layer.areas.bytes(area) / 8 {
+        guard gather(area, &work) else { break }
         recycle(&work, discarding: false)
       }
     }
   }
 
-  /// Writes what is alive in a segment once more, elsewhere.
-  private func clean(_ area: Int, _ segment: UInt32, _ work: Work) {
+  /// false: nothing would be gained.
+  private func gather(_ area: Int, _ work: inout Work) -> Bool {
+    let unreadable = work.unreadable[area]
+    let sparse = layer.areas.sparsest(
+      area, atMost: Self.sparseUnits, count: 8 + unreadable.count, cursor: &work.cursors[area], looks: 1024
+    ).filter { !unreadable.contains($0.segment) }
+    // One that is alone would need as much as it gives; and what does not fit takes another one.
+    let needed = (sparse.reduce(0) { $0 + $1.units } + Self.usableUnits - 1) / Self.usableUnits
+    guard sparse.count > needed else { return false }
+    var hasRead = false
+    for (segment, _) in sparse where clean(area, segment, &work) { hasRead = true }
+    work.writer.drain()
+    return hasRead
+  }
+
+  /// Writes what is alive in a segment once more, elsewhere; after the next `drain`. Where there is no room it stays. false: the segment
+  /// cannot be read, and is left to swapoff, which has more patience.
+  func clean(_ area: Int, _ segment: UInt32, _ work: inout Work) -> Bool {
     work.cleaning.read(area: area, segment: segment, buffer: 0)
     guard let done = work.cleaning.completed(wait: true), done.isComplete else {
       layer.areas.readFailed(area, offset: Int(segment) * AreaPlace.segmentBytes)
-      return
+      work.unreadable[area].insert(segment)
+      return false
     }
+    let writer = work.writer
     SegmentScan.visitLive(layer, area: area, segment: segment, buffer: work.cleaning.buffer(0)) { slot, word, content in
       guard let content else {
         layer.loseInArea(slot, word)
         layer.release(slot)
         return
       }
-      if !work.writer.append(slot, from: word, content.bytes, length: content.length, cleaning: true) { layer.release(slot) }
+      if !writer.append(slot, from: word, content.bytes, length: content.length, cleaning: true) { layer.release(slot) }
     }
-    work.writer.drain()
+    return true
   }
 }

@@ -35,10 +35,13 @@ struct AreaTable: @unchecked Sendable {
   private struct Header: ~Copyable {
     /// Stack of empty segments: tag (upper half) and the first one.
     let emptyHead: Atomic<UInt64>
+    let segments: Atomic<Int>
     let liveObjects: Atomic<Int>
     let liveUnits: Atomic<Int>
-    /// Segments that are neither free nor empty.
+    /// Segments that are not free.
     let used: Atomic<Int>
+    /// Segments that somebody fills or writes.
+    let open: Atomic<Int>
     let readErrors: Atomic<Int>
     let writeErrors: Atomic<Int>
     /// Byte offset of the latest error.
@@ -64,7 +67,7 @@ struct AreaTable: @unchecked Sendable {
   private let allocations: UnsafeMutablePointer<Allocation>
   /// The same mappings, for those who take no lock. Once made a mapping stays, emptied, for the next area of that number: who has read a
   /// slot's word may be on its way here while swapoff moves the slot and removes the area.
-  private let bases: UnsafeMutablePointer<UnsafeMutableRawPointer?>
+  private let bases: UnsafeMutablePointer<Atomic<UnsafeMutableRawPointer?>>
   private let lock: Lock
   private let turns: UnsafeMutablePointer<UInt64>
 
@@ -72,8 +75,8 @@ struct AreaTable: @unchecked Sendable {
     let count = AreaPlace.maximumAreas
     let allocations = UnsafeMutablePointer<Allocation>.allocate(capacity: count)
     allocations.initialize(repeating: Allocation(), count: count)
-    let bases = UnsafeMutablePointer<UnsafeMutableRawPointer?>.allocate(capacity: count)
-    bases.initialize(repeating: nil, count: count)
+    let bases = UnsafeMutablePointer<Atomic<UnsafeMutableRawPointer?>>.allocate(capacity: count)
+    for area in 0..<count { (bases + area).initialize(to: Atomic(nil)) }
     let turns = UnsafeMutablePointer<UInt64>.allocate(capacity: 1)
     turns.initialize(to: 0)
     return AreaTable(allocations: allocations, bases: bases, lock: .create(), turns: turns)
@@ -88,12 +91,13 @@ struct AreaTable: @unchecked Sendable {
     lock.destroy()
   }
 
+  /// Relaxed loads, here and below: what has an area's number got it from somewhere that comes after `add`.
   private func header(_ area: Int) -> UnsafeMutablePointer<Header> {
-    bases[area]!.assumingMemoryBound(to: Header.self)
+    bases[area].load(ordering: .relaxed)!.assumingMemoryBound(to: Header.self)
   }
 
   private func record(_ area: Int, _ segment: UInt32) -> UnsafeMutablePointer<Record> {
-    (bases[area]! + pageSize).assumingMemoryBound(to: Record.self) + Int(segment)
+    (bases[area].load(ordering: .relaxed)! + pageSize).assumingMemoryBound(to: Record.self) + Int(segment)
   }
 
   // MARK: Words
@@ -133,7 +137,8 @@ struct AreaTable: @unchecked Sendable {
       mapping = try Mapping.create(name: "vswapd-segments", length: length)
     }
     allocations[area] = Allocation(mapping: mapping, segments: UInt32(segments))
-    bases[area] = mapping.base
+    bases[area].store(mapping.base, ordering: .releasing)
+    header(area).pointee.segments.store(segments, ordering: .relaxed)
     header(area).pointee.priority.store(priority, ordering: .relaxed)
     header(area).pointee.identity.store(identity, ordering: .relaxed)
     header(area).pointee.rotation.store(Rotation.active.rawValue, ordering: .releasing)
@@ -144,7 +149,7 @@ struct AreaTable: @unchecked Sendable {
   func remove(_ area: Int) {
     lock.lock()
     defer { lock.unlock() }
-    precondition(header(area).pointee.liveObjects.load(ordering: .acquiring) == 0, "an area in use was removed")
+    precondition(isVacant(area), "an area in use was removed")
     header(area).pointee.rotation.store(Rotation.none.rawValue, ordering: .relaxed)
     let mapping = allocations[area].mapping!
     if (try? mapping.discard(offset: 0, length: mapping.length)) == nil {
@@ -153,12 +158,21 @@ struct AreaTable: @unchecked Sendable {
     allocations[area] = Allocation(mapping: mapping)
   }
 
+  /// Under the lock: nobody takes a segment of it any more that is not open afterwards.
   func setRotation(_ area: Int, _ rotation: Rotation) {
+    lock.lock()
     header(area).pointee.rotation.store(rotation.rawValue, ordering: .sequentiallyConsistent)
+    lock.unlock()
+  }
+
+  /// Nothing is alive in an area that left the rotation, and nobody writes to it, be it the writeback or the swapoff of another area.
+  func isVacant(_ area: Int) -> Bool {
+    // In this order: what is sealed counts as alive before it stops being open.
+    header(area).pointee.open.load(ordering: .acquiring) == 0 && header(area).pointee.liveObjects.load(ordering: .acquiring) == 0
   }
 
   func rotation(_ area: Int) -> Rotation {
-    guard bases[area] != nil else { return .none }
+    guard bases[area].load(ordering: .acquiring) != nil else { return .none }
     return Rotation(rawValue: header(area).pointee.rotation.load(ordering: .sequentiallyConsistent)) ?? .none
   }
 
@@ -166,12 +180,12 @@ struct AreaTable: @unchecked Sendable {
   func freeBytes(_ area: Int) -> Int {
     let header = header(area)
     // Without segment 0.
-    let segments = Int(allocations[area].segments) - 1 - header.pointee.used.load(ordering: .relaxed)
+    let segments = header.pointee.segments.load(ordering: .relaxed) - 1 - header.pointee.used.load(ordering: .relaxed)
     return segments * AreaPlace.segmentBytes
   }
 
   /// Bytes for segments, free or not.
-  func bytes(_ area: Int) -> Int { (Int(allocations[area].segments) - 1) * AreaPlace.segmentBytes }
+  func bytes(_ area: Int) -> Int { (header(area).pointee.segments.load(ordering: .relaxed) - 1) * AreaPlace.segmentBytes }
 
   struct Figures {
     var liveObjects: Int
@@ -266,6 +280,7 @@ struct AreaTable: @unchecked Sendable {
     let generation = Self.generation(record(area, segment).pointee.load(ordering: .relaxed)) &+ 1
     record(area, segment).pointee.store(Self.word(generation, .open, low: 0), ordering: .relaxed)
     header(area).pointee.used.add(1, ordering: .relaxed)
+    header(area).pointee.open.add(1, ordering: .relaxed)
     return segment
   }
 
@@ -281,8 +296,10 @@ struct AreaTable: @unchecked Sendable {
     assert(Self.state(word) == .open)
     header(area).pointee.liveObjects.add(objects, ordering: .relaxed)
     header(area).pointee.liveUnits.add(units, ordering: .relaxed)
+    Interleaving.point()
     let sealed = Self.word(Self.generation(word), .sealed, low: UInt64(objects) << 13 | UInt64(units))
     record(area, segment).pointee.store(sealed, ordering: .releasing)
+    header(area).pointee.open.subtract(1, ordering: .releasing)
   }
 
   /// An open segment could not be written.
@@ -290,6 +307,7 @@ struct AreaTable: @unchecked Sendable {
     lock.lock()
     defer { lock.unlock() }
     free(area, segment)
+    header(area).pointee.open.subtract(1, ordering: .releasing)
   }
 
   /// Under the lock.
@@ -306,8 +324,10 @@ struct AreaTable: @unchecked Sendable {
     let change = Self.oneObject | UInt64(place.units)
     header(place.area).pointee.liveUnits.subtract(place.units, ordering: .relaxed)
     let (_, word) = record(place.area, place.segment).pointee.wrappingSubtract(change, ordering: .acquiringAndReleasing)
+    Interleaving.point()
     // Who took the last one away is alone with the segment.
     if Self.live(word) == 0 { push(place.area, place.segment, word) }
+    Interleaving.point()
     // Last, since an area without live objects may be removed.
     header(place.area).pointee.liveObjects.subtract(1, ordering: .releasing)
   }
@@ -319,6 +339,7 @@ struct AreaTable: @unchecked Sendable {
     while true {
       let link = old & Self.linkMask
       record(area, segment).pointee.store(Self.word(Self.generation(word), .empty, low: link), ordering: .relaxed)
+      Interleaving.point()
       let new = (old >> 32 &+ 1) << 32 | UInt64(segment)
       let (done, found) = head.pointee.emptyHead.weakCompareExchange(
         expected: old, desired: new, successOrdering: .releasing, failureOrdering: .relaxed)
@@ -336,6 +357,7 @@ struct AreaTable: @unchecked Sendable {
       if segment == 0 { return nil }
       // Popped by one thread only, the writer; pushes change the tag.
       let link = record(area, segment).pointee.load(ordering: .relaxed) & Self.linkMask
+      Interleaving.point()
       let (done, found) = head.pointee.emptyHead.weakCompareExchange(
         expected: old, desired: (old >> 32 &+ 1) << 32 | link, successOrdering: .acquiring, failureOrdering: .acquiring)
       if done { return segment }
@@ -343,7 +365,12 @@ struct AreaTable: @unchecked Sendable {
     }
   }
 
-  func freed(_ area: Int, _ segment: UInt32) { giveUp(area, segment) }
+  /// What `nextEmpty` gave may be taken again.
+  func freed(_ area: Int, _ segment: UInt32) {
+    lock.lock()
+    defer { lock.unlock() }
+    free(area, segment)
+  }
 
   /// The next sealed segment from `first` on, in the order of the area. nil: there is none.
   func nextSealed(_ area: Int, from first: UInt32) -> (segment: UInt32, live: Int)? {
@@ -359,19 +386,26 @@ struct AreaTable: @unchecked Sendable {
     return nil
   }
 
-  /// The sealed segment with the least alive in it, if that is at most `units`: the one to clean. Looks at `looks` segments from a cursor on.
-  func sparsest(_ area: Int, atMost units: Int, cursor: inout UInt32, looks: Int) -> UInt32? {
+  /// The sealed segments with the least alive in them, sparsest first: at most `count`, of at most `units` each. Looks at `looks` segments
+  /// from a cursor on.
+  func sparsest(
+    _ area: Int, atMost units: Int, count: Int, cursor: inout UInt32, looks: Int
+  ) -> [(segment: UInt32, units: Int)] {
     lock.lock()
     let end = allocations[area].fresh
     lock.unlock()
-    var best: (segment: UInt32, units: Int)?
-    for _ in 0..<min(looks, Int(end)) {
+    var found: [(segment: UInt32, units: Int)] = []
+    for _ in 0..<min(looks, Int(end) - 1) {
       cursor = cursor + 1 < end ? cursor + 1 : 1
-      guard cursor < end else { break }
       let word = record(area, cursor).pointee.load(ordering: .acquiring)
-      guard Self.state(word) == .sealed, Self.units(word) <= units, Self.units(word) < best?.units ?? .max else { continue }
-      best = (cursor, Self.units(word))
+      guard Self.state(word) == .sealed, Self.live(word) > 0, Self.units(word) <= units else { continue }
+      if found.count == count {
+        if Self.units(word) >= found[count - 1].units { continue }
+        found.removeLast()
+      }
+      let place = found.firstIndex { $0.units > Self.units(word) } ?? found.count
+      found.insert((cursor, Self.units(word)), at: place)
     }
-    return best?.segment
+    return found
   }
 }

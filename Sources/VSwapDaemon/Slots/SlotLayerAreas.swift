@@ -43,6 +43,7 @@ extension SlotLayer {
       let word = table.word(slot)
       guard word.kind == .pool else { return nil }
       SharedBytes.copyOut(from: pool.bytes(word.poolOffset), to: into, count: word.poolLength)
+      Interleaving.point()
       if table.isStill(slot, word) { return (word, word.poolLength) }
     }
   }
@@ -51,6 +52,7 @@ extension SlotLayer {
   /// the copy is released.
   func placeInArea(_ slot: SlotNumber, from word: SlotWord, _ place: AreaPlace) -> Bool {
     var word = word
+    Interleaving.point()
     while !table.replace(slot, word, with: .area(place, after: word)) {
       let now = table.word(slot)
       // Compaction moves objects. As long as the reference is held the slot has the same content.
@@ -60,6 +62,7 @@ extension SlotLayer {
       }
       word = now
     }
+    Interleaving.point()
     freeBacking(word)
     return true
   }
@@ -76,11 +79,13 @@ extension SlotLayer {
   func placeInPool(_ slot: SlotNumber, from word: SlotWord, _ content: UnsafeRawPointer, length: Int) -> Placement {
     guard let offset = pool.allocate(length: length, slot: slot) else { return .noRoom }
     SharedBytes.copyIn(from: content, to: pool.bytes(offset), count: length)
+    Interleaving.point()
     let new = SlotWord.pool(offset: offset, length: length, after: word)
     guard table.replace(slot, word, with: new) else {
       pool.free(offset, length: length)
       return .elsewhere
     }
+    Interleaving.point()
     freeBacking(word)
     noteInPool(slot, new)
     return .placed
@@ -114,6 +119,7 @@ extension SlotLayer {
   /// What could not be read back, or is not what was written, is lost: just that page. Counted with its place.
   func loseInArea(_ slot: SlotNumber, _ word: SlotWord) {
     let place = word.place
+    Interleaving.point()
     guard table.replace(slot, word, with: .lost(after: word)) else { return }
     areas.readFailed(place.area, offset: place.offset)
     countLost()
