@@ -133,7 +133,9 @@ private final class AreaStress: @unchecked Sendable {
   private var isRunning: Bool { running.load(ordering: .acquiring) > 0 }
 
   private func addArea() throws {
+    lock.lock()
     let segments = 6 + areas.count * 2
+    lock.unlock()
     let area = try layer.areas.add(
       bytes: segments * AreaPlace.segmentBytes, priority: 0, identity: UInt64.random(in: 0...UInt64.max))
     lock.lock()
