@@ -229,7 +229,7 @@ final class SwapAreas: @unchecked Sendable {
     let swapoff = try Swapoff(layer: layer, area: area.number, storage: reading, writing: writing, sink: sink)
     let before = layer.areas.figures(area.number)
     var isCancelled = false
-    let workers = max(1, min(4, sysconf(Int32(_SC_NPROCESSORS_ONLN))))
+    let workers = min(4, sysconf(Int32(_SC_NPROCESSORS_ONLN))) + 1
     let isEmpty = try swapoff.run(workers: workers) { tally in
       let goOn = progress(
         SwapoffProgress(

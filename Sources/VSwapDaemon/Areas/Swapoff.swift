@@ -28,6 +28,8 @@ final class Swapoff: @unchecked Sendable {
   private let processed: Int32
   private var queue: [(segment: UInt32, buffer: Int)] = []
   private var finished: [Int] = []
+  /// Pages that each target may still be given. Asked for once: room that reclaim makes for them would only be made by evicting others.
+  private var rooms: [UInt32: Int] = [:]
   private(set) var tally = Tally()
   /// Between two questions whether to go on, in nanoseconds.
   var interval: UInt64 = 50_000_000
@@ -215,7 +217,7 @@ final class Swapoff: @unchecked Sendable {
         if batch.items.isEmpty || owner.target != batch.target || batch.items.count == PageBatch.capacity {
           deliver(batch, buffer, &later, &sum)
           batch.target = owner.target
-          room = sink.room(target: owner.target)
+          room = takeRoom(owner.target)
         }
         if room > 0, layer.unpack(content, into: batch.content + batch.items.count * pageSize, codec: codec) {
           room -= 1
@@ -227,6 +229,16 @@ final class Swapoff: @unchecked Sendable {
     }
     deliver(batch, buffer, &later, &sum)
     for item in later { placeElsewhere(item.slot, item.word, item.bytes, item.length, &sum) }
+  }
+
+  /// Up to a batch's worth.
+  private func takeRoom(_ target: UInt32) -> Int {
+    lock.lock()
+    defer { lock.unlock() }
+    let left = rooms[target] ?? sink.room(target: target)
+    let taken = min(left, PageBatch.capacity)
+    rooms[target] = left - taken
+    return taken
   }
 
   /// What the target does not take goes elsewhere: it has moved, or has been discarded, or the target is stopped.

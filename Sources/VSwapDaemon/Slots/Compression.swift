@@ -29,6 +29,8 @@ struct Codec: @unchecked Sendable {
     }
     Self.set(compressor, ZSTD_c_compressionLevel, Int32(level))
     Self.set(compressor, Self.compressorFormat, Int32(ZSTD_f_zstd1_magicless.rawValue))
+    // Few and long matches: they are what decompression spends its time on.
+    Self.set(compressor, ZSTD_c_minMatch, 6)
     Self.set(compressor, ZSTD_c_checksumFlag, 0)
     Self.set(compressor, ZSTD_c_dictIDFlag, 0)
     let status = ZSTD_DCtx_setParameter(
