@@ -173,7 +173,7 @@ final class SwapAreas: @unchecked Sendable {
 
   // MARK: - swapoff
 
-  private static let readDepth = 8
+  private static let readDepth = 16
 
   /// Blocks until it is done. `progress` is called a few times a second, from the calling thread; false from it cancels.
   func swapoff(

@@ -28,6 +28,7 @@ final class Swapoff: @unchecked Sendable {
   private let processed: Int32
   private var queue: [(segment: UInt32, buffer: Int)] = []
   private var finished: [Int] = []
+  private var isOver = false
   /// Pages that each target may still be given. Asked for once: room that reclaim makes for them would only be made by evicting others.
   private var rooms: [UInt32: Int] = [:]
   private(set) var tally = Tally()
@@ -61,6 +62,7 @@ final class Swapoff: @unchecked Sendable {
   /// Empties the area. `goOn` is asked several times a second. false: it said no, or there is no room for the rest.
   func run(workers: Int, goOn: (Tally) -> Bool) throws(KernelError) -> Bool {
     var ended: [Promise<Bool>] = []
+    defer { end(ended) }
     for number in 0..<workers {
       let promise = Promise<Bool>()
       try Thread.start("vswap-swapoff-\(number)") { [self] in
@@ -70,12 +72,17 @@ final class Swapoff: @unchecked Sendable {
       ended.append(promise)
     }
     asked = vs_monotonic_ns()
-    let isEmpty = passes(goOn)
-    // Nothing is queued any more, so each takes that for the end.
-    for _ in 0..<workers { _ = vs_eventfd_signal(arrived) }
-    for promise in ended { while promise.wait(milliseconds: 60_000) == nil {} }
+    return passes(goOn)
+  }
+
+  /// Everything that was read has been worked off.
+  private func end(_ workers: [Promise<Bool>]) {
+    lock.lock()
+    isOver = true
+    lock.unlock()
+    for _ in workers { _ = vs_eventfd_signal(arrived) }
+    for promise in workers { while promise.wait(milliseconds: 60_000) == nil {} }
     writer?.drain()
-    return isEmpty
   }
 
   /// Over the whole area, until nothing is left, or nothing has moved for a while.
@@ -170,23 +177,34 @@ final class Swapoff: @unchecked Sendable {
   private func work() {
     let codec = Codec.create()
     let batch = PageBatch()
-    while vs_semaphore_take(arrived) == 0, let next = takeArrived() {
+    var found: [Found] = []
+    while vs_semaphore_take(arrived) == 0 {
+      let (segments, isOver) = takeArrived()
+      if isOver { break }
+      if segments.isEmpty { continue }
       var sum = Tally()
-      unpack(next.segment, storage.buffer(next.buffer), batch, codec, &sum)
+      for next in segments { collect(next.segment, storage.buffer(next.buffer), &found, &sum) }
+      distribute(&found, batch, codec, &sum)
       lock.lock()
       add(sum)
-      finished.append(next.buffer)
+      finished += segments.map(\.buffer)
       lock.unlock()
       _ = vs_eventfd_signal(processed)
     }
     codec.destroy()
   }
 
-  /// nil: it is over.
-  private func takeArrived() -> (segment: UInt32, buffer: Int)? {
+  /// Segments that were written one after the other hold pages of one neighbourhood, above all where those that do not compress went first.
+  private static let group = 4
+
+  /// Several segments where there are several; none if another worker had them.
+  private func takeArrived() -> (segments: [(segment: UInt32, buffer: Int)], isOver: Bool) {
     lock.lock()
     defer { lock.unlock() }
-    return queue.isEmpty ? nil : queue.removeFirst()
+    let count = min(queue.count, Self.group)
+    let taken = Array(queue.prefix(count))
+    queue.removeFirst(count)
+    return (taken, isOver && count == 0)
   }
 
   private func add(_ sum: Tally) {
@@ -198,11 +216,17 @@ final class Swapoff: @unchecked Sendable {
     tally.lost += sum.lost
   }
 
-  private func unpack(
-    _ segment: UInt32, _ buffer: UnsafeRawPointer, _ batch: PageBatch, _ codec: Codec, _ sum: inout Tally
-  ) {
-    var later: [(slot: SlotNumber, word: SlotWord, bytes: UnsafeRawPointer, length: Int)] = []
-    var room = 0
+  /// A slot that lies in a segment that was read. The worker holds a reference.
+  private struct Found {
+    var slot: SlotNumber
+    var word: SlotWord
+    var content: (bytes: UnsafeRawPointer, length: Int)
+    /// Where its page belongs; 0 where several processes share it.
+    var target: UInt32
+    var page: UInt64
+  }
+
+  private func collect(_ segment: UInt32, _ buffer: UnsafeRawPointer, _ found: inout [Found], _ sum: inout Tally) {
     SegmentScan.visitLive(layer, area: area, segment: segment, buffer: buffer) { slot, word, content in
       guard let content else {
         layer.loseInArea(slot, word)
@@ -212,54 +236,66 @@ final class Swapoff: @unchecked Sendable {
         return
       }
       let owner = layer.owner(of: slot)
-      // Pages that several processes share stay in one place: the pool.
-      if owner.count == 2 {
-        if batch.items.isEmpty || owner.target != batch.target || batch.items.count == PageBatch.capacity {
-          deliver(batch, buffer, &later, &sum)
-          batch.target = owner.target
-          room = takeRoom(owner.target)
-        }
-        if room > 0, layer.unpack(content, into: batch.content + batch.items.count * pageSize, codec: codec) {
-          room -= 1
-          batch.items.append(.init(slot: slot, word: word, page: owner.virtualPage))
-          return
-        }
-      }
-      later.append((slot, word, content.bytes, content.length))
+      // One reference is the worker's. Pages that several processes share stay in one place: the pool.
+      found.append(
+        Found(slot: slot, word: word, content: content, target: owner.count == 2 ? owner.target : 0, page: owner.virtualPage))
     }
-    deliver(batch, buffer, &later, &sum)
-    for item in later { placeElsewhere(item.slot, item.word, item.bytes, item.length, &sum) }
   }
 
-  /// Up to a batch's worth.
-  private func takeRoom(_ target: UInt32) -> Int {
+  /// Brings each page where there is room for it; adjacent pages together.
+  private func distribute(_ found: inout [Found], _ batch: PageBatch, _ codec: Codec, _ sum: inout Tally) {
+    found.sort { ($0.target, $0.page) < ($1.target, $1.page) }
+    var first = 0
+    while first < found.count {
+      let target = found[first].target
+      var end = first + 1
+      while end < found.count, end - first < PageBatch.capacity, found[end].target == target { end += 1 }
+      if target != 0 { deliver(&found, first..<end, batch, codec, &sum) }
+      first = end
+    }
+    for item in found where item.slot != 0 { placeElsewhere(item.slot, item.word, item.content.bytes, item.content.length, &sum) }
+    found.removeAll(keepingCapacity: true)
+  }
+
+  private func takeRoom(_ target: UInt32, _ pages: Int) -> Int {
     lock.lock()
     defer { lock.unlock() }
     let left = rooms[target] ?? sink.room(target: target)
-    let taken = min(left, PageBatch.capacity)
+    let taken = max(0, min(left, pages))
     rooms[target] = left - taken
     return taken
   }
 
-  /// What the target does not take goes elsewhere: it has moved, or has been discarded, or the target is stopped.
+  private func giveRoomBack(_ target: UInt32, _ pages: Int) {
+    lock.lock()
+    rooms[target]? += pages
+    lock.unlock()
+  }
+
+  /// Slots whose pages the target took become 0. What it does not take goes elsewhere: it has moved, or was discarded, or the target
+  /// is stopped.
   private func deliver(
-    _ batch: PageBatch, _ buffer: UnsafeRawPointer,
-    _ later: inout [(slot: SlotNumber, word: SlotWord, bytes: UnsafeRawPointer, length: Int)], _ sum: inout Tally
+    _ found: inout [Found], _ range: Range<Int>, _ batch: PageBatch, _ codec: Codec, _ sum: inout Tally
   ) {
-    guard !batch.items.isEmpty else { return }
+    batch.target = found[range.lowerBound].target
+    let room = takeRoom(batch.target, range.count)
+    for index in range.prefix(room) {
+      let item = found[index]
+      guard layer.unpack(item.content, into: batch.content + batch.items.count * pageSize, codec: codec) else { break }
+      batch.items.append(.init(slot: item.slot, word: item.word, page: item.page))
+    }
+    if batch.items.isEmpty { return giveRoomBack(batch.target, room) }
     Interleaving.point()
     sink.deliver(batch)
-    for item in batch.items {
-      if item.isTaken {
-        sum.toTarget += 1
-        count(item.word, &sum)
-        layer.release(item.slot)
-      } else {
-        let object = buffer + item.word.place.unitInSegment * AreaPlace.unit
-        let length = Int(object.load(fromByteOffset: 12, as: UInt16.self))
-        later.append((item.slot, item.word, object + AreaSegment.objectHeaderBytes, length))
-      }
+    var taken = 0
+    for (offset, item) in batch.items.enumerated() where item.isTaken {
+      taken += 1
+      count(item.word, &sum)
+      layer.release(item.slot)
+      found[range.lowerBound + offset].slot = 0
     }
+    sum.toTarget += taken
+    giveRoomBack(batch.target, room - taken)
     batch.items.removeAll(keepingCapacity: true)
   }
 
