@@ -21,8 +21,8 @@ final class FakeControlPlane: ControlPlane {
   private let recorded = Mutex<[Call]>([])
   /// Thrown by every call but `status`.
   let refusal: ControlError?
-  /// How long `evict` blocks.
-  let evictionMicroseconds: UInt32
+  /// Whether `evict` blocks.
+  let isHeld: Atomic<Bool>
   /// What a swapoff reports, and how long it takes before each line.
   let swapoffLines: [SwapoffLine]
   let lineMicroseconds: UInt32
@@ -30,11 +30,11 @@ final class FakeControlPlane: ControlPlane {
   let lateRefusal: ControlError?
 
   init(
-    refusal: ControlError? = nil, evictionMicroseconds: UInt32 = 0, swapoffLines: [SwapoffLine] = [],
+    refusal: ControlError? = nil, isHeld: Bool = false, swapoffLines: [SwapoffLine] = [],
     lineMicroseconds: UInt32 = 0, lateRefusal: ControlError? = nil
   ) {
     self.refusal = refusal
-    self.evictionMicroseconds = evictionMicroseconds
+    self.isHeld = Atomic(isHeld)
     self.swapoffLines = swapoffLines
     self.lineMicroseconds = lineMicroseconds
     self.lateRefusal = lateRefusal
@@ -79,7 +79,7 @@ final class FakeControlPlane: ControlPlane {
   }
 
   func evict(_ selector: TargetSelector, bytes: Int?) throws(ControlError) -> EvictReply {
-    usleep(evictionMicroseconds)
+    while isHeld.load(ordering: .acquiring) { usleep(1000) }
     try record(.evict(selector, bytes))
     return EvictReply(evictedPages: 2, evictedBytes: 8192)
   }
