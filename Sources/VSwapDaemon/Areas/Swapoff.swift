@@ -59,9 +59,12 @@ final class Swapoff: @unchecked Sendable {
     writerLock.destroy()
   }
 
-  /// Empties the area. `goOn` is asked several times a second. false: it said no, or there is no room for the rest.
+  /// Empties the area; after a cancelled one, once more. `goOn` is asked several times a second. false: it said no, or there is no room for the rest.
   func run(workers: Int, goOn: (Tally) -> Bool) throws(KernelError) -> Bool {
     var ended: [Promise<Bool>] = []
+    lock.lock()
+    isOver = false
+    lock.unlock()
     defer { end(ended) }
     for number in 0..<workers {
       let promise = Promise<Bool>()

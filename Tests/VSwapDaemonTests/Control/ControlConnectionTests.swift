@@ -73,20 +73,19 @@ struct ControlConnectionTests {
   }
 
   @Test("a slow command holds up nobody else")
-  func concurrency() async throws {
+  func concurrency() throws {
     let served = try ServedPlane(FakeControlPlane(isHeld: true))
-    let address = UncheckedBox(served)
-    async let slow = Task { try address.value.request("POST", "/v1/evict", body: #"{"target":1}"#).status }.value
-    try await withThrowingTaskGroup(of: Int.self) { group in
-      for _ in 0..<20 {
-        group.addTask { try address.value.request("GET", "/v1/status").status }
-      }
-      for try await status in group { #expect(status == 200) }
-    }
-    // All others were served while it was under way. If they had to wait for it, this line would never be reached.
+    defer { served.plane.isHeld.store(false, ordering: .releasing) }
+    let slow = try served.connection()
+    let body = #"{"target":1}"#
+    try slow.write(
+      contentsOf: Data("POST /v1/evict HTTP/1.1\r\nConnection: close\r\nContent-Length: \(body.utf8.count)\r\n\r\n\(body)".utf8))
+    // If they had to wait for it, this would never end well.
+    for _ in 0..<20 { #expect(try served.request("GET", "/v1/status").status == 200) }
     #expect(served.plane.calls.isEmpty)
     served.plane.isHeld.store(false, ordering: .releasing)
-    #expect(try await slow == 200)
+    let reply = try slow.readToEnd() ?? Data()
+    #expect(String(decoding: reply, as: UTF8.self).hasPrefix("HTTP/1.1 200 OK"))
     #expect(served.plane.calls == [.evict(.pid(1), nil)])
   }
 
@@ -149,14 +148,5 @@ struct ControlConnectionTests {
   func longPath() {
     let path = "/" + String(repeating: "a", count: RuntimePaths.longestSocketPath)
     #expect(throws: StartupError.self) { try ControlServer(plane: FakeControlPlane(), socketPath: path) }
-  }
-}
-
-/// For a value that a test shares between tasks; it is safe because its own calls share nothing.
-private struct UncheckedBox<Value>: @unchecked Sendable {
-  let value: Value
-
-  init(_ value: Value) {
-    self.value = value
   }
 }
