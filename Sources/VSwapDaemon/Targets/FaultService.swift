@@ -94,11 +94,7 @@ extension TargetState {
         let other = page + UInt64(index)
         leaveSlot(other, table.entry(other), chances: 0, buffers.layer)
       }
-      streams.brought(page, pages)
-      counters.faultedIn(fromCache: fromCache)
-      account.faultedIn(fromCache: fromCache)
-      account.mapped(pages: pages - 1)
-      reclaimIfOver()
+      countFault(fault, page, pages, fromCache: fromCache)
       return .done
     case .exists:
       // Only the pager fills pages, so the mapped page is the newer one, and the target's own.
@@ -107,6 +103,19 @@ extension TargetState {
     default:
       return finish(outcome, fault)
     }
+  }
+
+  private mutating func countFault(_ fault: Fault, _ page: UInt64, _ pages: Int, fromCache: Bool) {
+    if fault.thread == 0 {
+      restored += pages
+      account.mapped(pages: pages)
+      return
+    }
+    streams.brought(page, pages)
+    counters.faultedIn(fromCache: fromCache)
+    account.faultedIn(fromCache: fromCache)
+    account.mapped(pages: pages - 1)
+    reclaimIfOver()
   }
 
   /// The page is in the target now: its slot goes, and the reclaimer passes it by a few times.

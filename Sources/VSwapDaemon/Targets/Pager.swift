@@ -443,7 +443,10 @@ final class Pager: @unchecked Sendable {
       case .restored(let next, let count):
         cursor = next
         pages += count
-      case .finished: return pages
+      case .finished:
+        pages += member.pointee.restored
+        member.pointee.restored = 0
+        return pages
       case .changing: sched_yield()
       case .reading: _ = vs_wait_readable(buffers.reader.descriptor, 5000)
       case .gone:
