@@ -170,9 +170,13 @@ struct AreaFile: Sendable {
     }
   }
 
+  /// For a moment after a daemon was killed its io_uring holds the file, and may still write to it: so long as that is so the file is in use.
   private static func lock(_ descriptor: Int32) throws(AreaFileError) {
-    guard flock(descriptor, LOCK_EX | LOCK_NB) == 0 else {
-      throw errno == EWOULDBLOCK ? .usedByDaemon : .last("flock")
+    let deadline = vs_monotonic_ns() + 2_000_000_000
+    while flock(descriptor, LOCK_EX | LOCK_NB) != 0 {
+      guard errno == EWOULDBLOCK else { throw .last("flock") }
+      guard vs_monotonic_ns() < deadline else { throw .usedByDaemon }
+      usleep(10_000)
     }
   }
 
