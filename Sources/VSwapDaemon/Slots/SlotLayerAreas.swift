@@ -13,9 +13,7 @@ extension SlotLayer {
   func enqueuePool() {
     for slot in 1..<max(1, table.highest) + 1 {
       let word = table.word(slot)
-      guard word.kind == .pool else { continue }
-      let ring = word.poolLength == pageSize ? incompressible : order
-      ring.push(slot, word, objects: pool.objects, table: table)
+      if word.kind == .pool { noteInPool(slot, word) }
     }
   }
 
@@ -32,9 +30,7 @@ extension SlotLayer {
   /// It could not be written: it is the newest again.
   func putBack(_ slot: SlotNumber) {
     let word = table.word(slot)
-    guard word.kind == .pool else { return }
-    let ring = word.poolLength == pageSize ? incompressible : order
-    ring.push(slot, word, objects: pool.objects, table: table)
+    if word.kind == .pool { noteInPool(slot, word) }
   }
 
   /// Copies a slot's pool object to 4096 private bytes. nil: it is not in the pool any more. The caller holds a reference.
