@@ -63,6 +63,9 @@ final class Pager: @unchecked Sendable {
   private var requests: [Request] = []
   private var isClosed = false
 
+  /// Held by the pager's thread except while it waits, and by a swapoff's worker that brings pages in: over everything below.
+  private let serving = Lock.create()
+
   private var buffers: FaultBuffers
   /// The first one is the target itself while `hasTarget`; the others are young children.
   private var members: [Member]
@@ -73,6 +76,8 @@ final class Pager: @unchecked Sendable {
   private var faultsSinceLook = 0
   private var evictRequest: (promise: Promise<EvictResult>, before: Int, roundsBefore: Int, goal: Int)?
   private var grantedRange: Range<UInt64>?
+  /// Found by a swapoff's worker.
+  private var violation: StaticString?
 
   /// Takes over `state`, `mailbox` and `buffers`.
   init(
@@ -95,6 +100,7 @@ final class Pager: @unchecked Sendable {
     buffers.destroy()
     Glibc.close(mailbox)
     lock.destroy()
+    serving.destroy()
   }
 
   // MARK: - From other threads
@@ -112,15 +118,34 @@ final class Pager: @unchecked Sendable {
   /// Makes the pager look at its counters: pages are wanted, or there is room.
   func nudge() { _ = vs_eventfd_signal(mailbox) }
 
+  /// From a swapoff's worker: brings pages in on the caller's thread, in whose cache their content is; that takes half the time of a copy
+  /// by the pager. false: an event has to be read first, so the pager has to do it. Blocks while the pager serves.
+  func bringInHere(_ batch: PageBatch) -> Bool {
+    serving.lock()
+    defer { serving.unlock() }
+    guard hasTarget, members[0].pointee.id == batch.target, !members[0].pointee.requestGranted, violation == nil else { return true }
+    switch members[0].pointee.bringIn(batch, buffers) {
+    case .drained: return true
+    case .again, .gone: return false
+    case .violation(let what):
+      violation = what
+      nudge()
+      return true
+    }
+  }
+
   // MARK: - The loop
 
   /// Serves until nothing is left to serve. On the thread that becomes the pager's.
   func run() {
     // Threads that fault sleep meanwhile, and those that outgrow the limit have to be stopped soon.
     _ = vs_favour_thread(0)
+    serving.lock()
+    defer { serving.unlock() }
     while !members.isEmpty {
       wait()
       buffers.reader.refreshFiles()
+      if let what = violation, hasTarget { expel(what) }
       takeRequests()
       finishReads()
       var index = members.count - 1
@@ -165,7 +190,10 @@ final class Pager: @unchecked Sendable {
     if buffers.reader.descriptor >= 0 {
       polled.append(pollfd(fd: buffers.reader.descriptor, events: Int16(POLLIN), revents: 0))
     }
-    let ready = poll(&polled, nfds_t(polled.count), timeout)
+    let longest = timeout
+    serving.unlock()
+    let ready = poll(&polled, nfds_t(polled.count), longest)
+    serving.lock()
     guard ready > 0 else { return }
     if polled[0].revents != 0 { vs_eventfd_clear(mailbox) }
     if hasTarget, members[0].pointee.link != nil {
@@ -179,6 +207,7 @@ final class Pager: @unchecked Sendable {
     var result: Int32 = members.count > (hasTarget ? 1 : 0) ? 20 : -1
     for member in members where member.pointee.waitingCount > 0 || member.pointee.pending.moveCount > 0 { result = 1 }
     if hasTarget, members[0].pointee.counters.wanted > 0 { result = result < 0 ? 5 : min(result, 5) }
+    if buffers.reader.hasQueued { result = 1 }
     return result
   }
 

@@ -23,7 +23,7 @@ final class TargetSink: PageSink, @unchecked Sendable {
   }
 
   func deliver(_ batch: PageBatch) {
-    guard let pager = registry.target(id: batch.target)?.pager else { return }
+    guard let pager = registry.target(id: batch.target)?.pager, !pager.bringInHere(batch) else { return }
     let promise = Promise<Bool>()
     guard pager.post(.bringIn(batch, promise)) else { return }
     // The batch is the pager's until it says so.
