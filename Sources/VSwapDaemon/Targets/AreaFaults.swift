@@ -49,8 +49,11 @@ extension TargetState {
   ) -> ServiceOutcome {
     let page = fault.address / UInt64(pageSize)
     guard table.entry(page) == slot, buffers.layer.table.isStill(slot, word) else {
-      // The page is somewhere else by now, or discarded: the fault begins anew.
-      return fault.thread == 0 ? .done : serve(fault, buffers)
+      // The page is somewhere else by now, or discarded: the fault begins anew. A thread may have faulted while a read of our own was
+      // under way: it is not noted, so it looks again.
+      if fault.thread != 0 { return serve(fault, buffers) }
+      uffd.wake(fault.address, length: pageSize)
+      return .done
     }
     guard let object, let content = buffers.layer.content(of: object, slot, word),
       buffers.layer.unpack(content, into: buffers.bounce, codec: buffers.codec)
