@@ -5,10 +5,14 @@ import Glibc
 final class UringStorage: SegmentStorage, @unchecked Sendable {
   let depth: Int
   private let files: AreaFiles
+  private let mapping: UnsafeMutableRawPointer
+  private let mappingLength: Int
   private let memory: UnsafeMutableRawPointer
   private let ring: Uring
   private var seen: UInt64 = 0
   private var underWay = 0
+  /// Reads are told to the kernel together, as late as possible: it makes one large request of adjacent ones.
+  private var hasQueued = false
   /// Operations that the ring could not take.
   private var failed: [Int] = []
 
@@ -16,21 +20,27 @@ final class UringStorage: SegmentStorage, @unchecked Sendable {
     self.files = files
     self.depth = depth
     let length = depth * AreaPlace.segmentBytes
-    guard let memory = mmap(nil, length, PROT_READ | PROT_WRITE, MAP_PRIVATE | MAP_ANONYMOUS, -1, 0), memory != MAP_FAILED
+    mappingLength = length + Self.hugePage
+    guard let mapping = mmap(nil, mappingLength, PROT_READ | PROT_WRITE, MAP_PRIVATE | MAP_ANONYMOUS, -1, 0), mapping != MAP_FAILED
     else { throw .last("mmap") }
-    self.memory = memory
+    self.mapping = mapping
+    memory = mapping + (Self.hugePage - Int(bitPattern: mapping) % Self.hugePage) % Self.hugePage
+    // A request of many small pieces costs the kernel and the device more. Where there are no huge pages it works without.
+    if length >= Self.hugePage { _ = madvise(memory, length, MADV_HUGEPAGE) }
     do {
       ring = try Uring.create(entries: depth, files: AreaPlace.maximumAreas, buffer: memory, length: length)
     } catch {
-      munmap(memory, length)
+      munmap(mapping, mappingLength)
       throw error
     }
   }
 
+  private static let hugePage = 2 << 20
+
   deinit {
     while completed(wait: true) != nil {}
     ring.destroy()
-    munmap(memory, depth * AreaPlace.segmentBytes)
+    munmap(mapping, mappingLength)
   }
 
   func buffer(_ index: Int) -> UnsafeMutableRawPointer { memory + index * AreaPlace.segmentBytes }
@@ -46,7 +56,7 @@ final class UringStorage: SegmentStorage, @unchecked Sendable {
         offset: Int(segment) * AreaPlace.segmentBytes, token: UInt64(index))
     if isQueued {
       underWay += 1
-      ring.submit()
+      hasQueued = !write || !ring.submit()
     } else {
       failed.append(index)
     }
@@ -63,6 +73,7 @@ final class UringStorage: SegmentStorage, @unchecked Sendable {
   }
 
   func completed(wait: Bool) -> (buffer: Int, isComplete: Bool)? {
+    if hasQueued { hasQueued = !ring.submit() }
     if let index = failed.popLast() { return (index, false) }
     while underWay > 0 {
       if let (token, result) = ring.completed() {

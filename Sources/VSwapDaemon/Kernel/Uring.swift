@@ -48,6 +48,9 @@ struct Uring: @unchecked Sendable {
     }
   }
 
+  /// Whether something is queued that the kernel did not take.
+  var hasQueued: Bool { vs_uring_queued(ring) != 0 }
+
   /// A completed operation: its token, and bytes or -errno.
   func completed() -> (token: UInt64, result: Int)? {
     var token: UInt64 = 0
