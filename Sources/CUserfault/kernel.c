@@ -2,6 +2,7 @@
 
 #include <errno.h>
 #include <fcntl.h>
+#include <link.h>
 #include <linux/fs.h>
 #include <linux/magic.h>
 #include <sched.h>
@@ -239,6 +240,26 @@ int64_t vs_resident_pages(int statm) {
   long long size, resident, shared;
   if (sscanf(text, "%lld %lld %lld", &size, &resident, &shared) != 3) return -EINVAL;
   return resident > shared ? resident - shared : 0;
+}
+
+/// Code is never written to (a DSO has no text relocations here), so what is let go of comes back from its file.
+static int drop_code(struct dl_phdr_info *object, size_t size, void *page) {
+  (void)size;
+  uintptr_t mask = ~((uintptr_t)*(long *)page - 1);
+  for (int i = 0; i < object->dlpi_phnum; i++) {
+    const ElfW(Phdr) *segment = &object->dlpi_phdr[i];
+    if (segment->p_type != PT_LOAD || !(segment->p_flags & PF_X) || segment->p_flags & PF_W) continue;
+    uintptr_t start = (object->dlpi_addr + segment->p_vaddr) & mask;
+    uintptr_t end = object->dlpi_addr + segment->p_vaddr + segment->p_memsz;
+    // The vDSO cannot be let go of, and need not.
+    if (end > start) (void)madvise((void *)start, end - start, MADV_DONTNEED);
+  }
+  return 0;
+}
+
+void vs_drop_code(void) {
+  long page = sysconf(_SC_PAGESIZE);
+  dl_iterate_phdr(drop_code, &page);
 }
 
 int vs_lock_memory(void) { return result_of(mlockall(MCL_CURRENT | MCL_FUTURE | MCL_ONFAULT)); }

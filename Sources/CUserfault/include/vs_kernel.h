@@ -55,6 +55,9 @@ int vs_set_cpu(int cpu);
 /// Resident anonymous pages of a process (statm: resident - shared), or -errno. `statm` is an open descriptor.
 int64_t vs_resident_pages(int statm);
 
+/// Lets go of the pages of code that are mapped: after the start most of them are not needed again. Before memory is locked.
+void vs_drop_code(void);
+/// What is resident, and what becomes so, stays.
 int vs_lock_memory(void);
 /// Raises the limit of open descriptors to the hard limit (or past it, where allowed). Returns the limit now in force.
 int64_t vs_raise_descriptor_limit(uint64_t wanted);

@@ -73,7 +73,6 @@ public final class Daemon: @unchecked Sendable {
     let daemon = try Daemon(poolLimitBytes: configuration.poolLimitBytes ?? defaultPoolLimit())
     defer { daemon.areas.closeAll() }
     try daemon.openAreas(configuration.swapAreas)
-    if vs_lock_memory() != 0 { daemon.logger.notice("memory is not locked: the daemon itself may be swapped out") }
     let attach = try daemon.makeAttachServer(device, directory, embedded: configuration.embedded != nil)
     let control = try ControlServer(
       plane: daemon, socketPath: RuntimePaths.controlSocket(in: directory.path))
@@ -81,6 +80,8 @@ public final class Daemon: @unchecked Sendable {
     try daemon.keeper.start()
     try attach.start()
     try control.start()
+    vs_drop_code()
+    if vs_lock_memory() != 0 { daemon.logger.notice("memory is not locked: the daemon itself may be swapped out") }
     daemon.announce(configuration, directory)
     daemon.waitForEnd(signals, configuration.embedded)
     control.stop()
