@@ -21,7 +21,8 @@ final class UringStorage: SegmentStorage, @unchecked Sendable {
     self.depth = depth
     let length = depth * AreaPlace.segmentBytes
     mappingLength = length + Self.hugePage
-    guard let mapping = mmap(nil, mappingLength, PROT_READ | PROT_WRITE, MAP_PRIVATE | MAP_ANONYMOUS, -1, 0), mapping != MAP_FAILED
+    guard let mapping = mmap(nil, mappingLength, PROT_READ | PROT_WRITE, MAP_PRIVATE | MAP_ANONYMOUS, -1, 0),
+      mapping != MAP_FAILED
     else { throw .last("mmap") }
     self.mapping = mapping
     memory = mapping + (Self.hugePage - Int(bitPattern: mapping) % Self.hugePage) % Self.hugePage

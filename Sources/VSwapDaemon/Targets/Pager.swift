@@ -123,7 +123,8 @@ final class Pager: @unchecked Sendable {
   func bringInHere(_ batch: PageBatch) -> Bool {
     serving.lock()
     defer { serving.unlock() }
-    guard hasTarget, members[0].pointee.id == batch.target, !members[0].pointee.requestGranted, violation == nil else { return true }
+    guard hasTarget, members[0].pointee.id == batch.target, !members[0].pointee.requestGranted, violation == nil
+    else { return true }
     switch members[0].pointee.bringIn(batch, buffers) {
     case .drained: return true
     case .again, .gone: return false
