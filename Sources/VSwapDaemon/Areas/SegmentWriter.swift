@@ -24,6 +24,8 @@ final class SegmentWriter {
   private var flights: [Int: Flight] = [:]
   /// Objects that slots point to since the writer was made.
   private(set) var placed = 0
+  /// Bytes of them in their areas.
+  private(set) var placedBytes = 0
   /// Segments that could not be written.
   private(set) var failures = 0
 
@@ -110,7 +112,10 @@ final class SegmentWriter {
     let first = UInt64(segment) * UInt64(AreaPlace.unitsPerSegment)
     for item in flight.items {
       let place = AreaPlace(area: flight.area, unit: first + UInt64(item.unit), units: item.units)
-      if layer.placeInArea(item.slot, from: item.word, place) { placed += 1 }
+      if layer.placeInArea(item.slot, from: item.word, place) {
+        placed += 1
+        placedBytes += place.bytes
+      }
       layer.release(item.slot)
     }
   }

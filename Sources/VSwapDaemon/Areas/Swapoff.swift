@@ -31,7 +31,8 @@ final class Swapoff: @unchecked Sendable {
   private var isOver = false
   /// Pages that each target may still be given. Asked for once: room that reclaim makes for them would only be made by evicting others.
   private var rooms: [UInt32: Int] = [:]
-  private(set) var tally = Tally()
+  /// Without what went to other areas: the writer counts that when it is written.
+  private var moved = Tally()
   /// Between two questions whether to go on, in nanoseconds.
   var interval: UInt64 = 50_000_000
   private var asked: UInt64 = 0
@@ -151,12 +152,20 @@ final class Swapoff: @unchecked Sendable {
     let now = vs_monotonic_ns()
     guard now - asked >= interval else { return true }
     asked = now
-    return goOn(snapshot())
+    return goOn(tally)
   }
 
-  private func snapshot() -> Tally {
+  /// What was moved so far.
+  var tally: Tally {
     lock.lock()
-    defer { lock.unlock() }
+    var tally = moved
+    lock.unlock()
+    guard let writer else { return tally }
+    writerLock.lock()
+    defer { writerLock.unlock() }
+    tally.toAreas = writer.placed
+    tally.slots += writer.placed
+    tally.bytes += writer.placedBytes
     return tally
   }
 
@@ -211,12 +220,11 @@ final class Swapoff: @unchecked Sendable {
   }
 
   private func add(_ sum: Tally) {
-    tally.slots += sum.slots
-    tally.bytes += sum.bytes
-    tally.toTarget += sum.toTarget
-    tally.toPool += sum.toPool
-    tally.toAreas += sum.toAreas
-    tally.lost += sum.lost
+    moved.slots += sum.slots
+    moved.bytes += sum.bytes
+    moved.toTarget += sum.toTarget
+    moved.toPool += sum.toPool
+    moved.lost += sum.lost
   }
 
   /// A slot that lies in a segment that was read. The worker holds a reference.
@@ -232,10 +240,11 @@ final class Swapoff: @unchecked Sendable {
   private func collect(_ segment: UInt32, _ buffer: UnsafeRawPointer, _ found: inout [Found], _ sum: inout Tally) {
     SegmentScan.visitLive(layer, area: area, segment: segment, buffer: buffer) { slot, word, content in
       guard let content else {
-        layer.loseInArea(slot, word)
+        if layer.loseInArea(slot, word) {
+          sum.lost += 1
+          count(word, &sum)
+        }
         layer.release(slot)
-        sum.lost += 1
-        count(word, &sum)
         return
       }
       let owner = layer.owner(of: slot)
@@ -314,11 +323,7 @@ final class Swapoff: @unchecked Sendable {
       writerLock.lock()
       let isTaken = writer?.append(slot, from: word, bytes, length: length) == true
       writerLock.unlock()
-      if isTaken {
-        sum.toAreas += 1
-        count(word, &sum)
-        return
-      }
+      if isTaken { return }
       guard bringToAll(slot, word, bytes, length, &sum) else { return }
     }
     count(word, &sum)

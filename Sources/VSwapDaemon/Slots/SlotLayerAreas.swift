@@ -112,13 +112,16 @@ extension SlotLayer {
     return codec.decompress(content.bytes, length: content.length, into: into)
   }
 
-  /// What could not be read back, or is not what was written, is lost: just that page. Counted with its place.
-  func loseInArea(_ slot: SlotNumber, _ word: SlotWord) {
+  /// What could not be read back, or is not what was written, is lost: just that page. Counted with its place. false: the slot has moved
+  /// meanwhile, and nothing is lost.
+  @discardableResult
+  func loseInArea(_ slot: SlotNumber, _ word: SlotWord) -> Bool {
     let place = word.place
     Interleaving.point()
-    guard table.replace(slot, word, with: .lost(after: word)) else { return }
+    guard table.replace(slot, word, with: .lost(after: word)) else { return false }
     areas.readFailed(place.area, offset: place.offset)
     countLost()
     areas.release(place)
+    return true
   }
 }
