@@ -16,6 +16,7 @@ final class LimitKeeper: @unchecked Sendable {
   private struct Memory {
     var wasNear = false
     var grewUnseenAt: UInt64 = 0
+    var evictions = 0
     var sharedPages = 0
     var sharedMeasuredAt: UInt64 = 0
     var unreclaimableUntil: UInt64 = 0
@@ -64,11 +65,15 @@ final class LimitKeeper: @unchecked Sendable {
     defer { known[key] = memory }
     let account = group.account
     let before = account.resident
+    let evictions = account.evictions
     let resident = max(0, measure(targets) - shared(targets, &memory))
     account.measured(residentPages: resident)
     guard let limit = account.limit else { return 200_000 }
     let near = limit - resident < GroupAccount.closeness(toLimit: limit)
-    let growsUnseen = near && resident - before > 32
+    // What was evicted since the last look says nothing: the agent may not have dropped it yet, or had before that look already, and then
+    // it has been subtracted twice.
+    let growsUnseen = near && resident - before - (evictions - memory.evictions) > 32
+    memory.evictions = evictions
     if growsUnseen || (near && !memory.wasNear) { watchGrowth(targets) }
     let now = vs_monotonic_ns()
     if growsUnseen { memory.grewUnseenAt = now }
