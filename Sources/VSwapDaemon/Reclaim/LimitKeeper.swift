@@ -16,7 +16,8 @@ final class LimitKeeper: @unchecked Sendable {
   private struct Memory {
     var wasNear = false
     var grewUnseenAt: UInt64 = 0
-    var evictions = 0
+    var unseen = UnseenGrowth()
+    var registrations = 0
     var sharedPages = 0
     var sharedMeasuredAt: UInt64 = 0
     var unreclaimableUntil: UInt64 = 0
@@ -70,12 +71,14 @@ final class LimitKeeper: @unchecked Sendable {
     account.measured(residentPages: resident)
     guard let limit = account.limit else { return 200_000 }
     let near = limit - resident < GroupAccount.closeness(toLimit: limit)
-    // What was evicted since the last look says nothing: the agent may not have dropped it yet, or had before that look already, and then
-    // it has been subtracted twice.
-    let growsUnseen = near && resident - before - (evictions - memory.evictions) > 32
-    memory.evictions = evictions
-    if growsUnseen || (near && !memory.wasNear) { watchGrowth(targets) }
     let now = vs_monotonic_ns()
+    let grew = memory.unseen.add(resident - before, evictions: evictions, targets: targets.count, now: now)
+    let registrations = targets.reduce(0) { $0 + $1.counters.registrations }
+    let growsUnseen = near && (grew || registrations > memory.registrations)
+    memory.registrations = registrations
+    // A look in vain is cheap, and a mapping that is found late is not.
+    let mayGrow = near && resident - before > 32
+    if growsUnseen || mayGrow || (near && !memory.wasNear) { watchGrowth(targets) }
     if growsUnseen { memory.grewUnseenAt = now }
     account.reserve = now - memory.grewUnseenAt < 100_000_000 ? GroupAccount.growthReserve(ofLimit: limit) : 0
     if near { promoteChildren(targets) }
@@ -83,7 +86,7 @@ final class LimitKeeper: @unchecked Sendable {
     if resident > account.high { reclaim(resident - account.low, targets) }
     judge(targets, &memory, account, isOverLow: resident > account.low)
     let room = account.high - resident
-    return growsUnseen ? 250 : min(max(room * 500 / Self.fastestGrowth, 1000), 100_000)
+    return growsUnseen || mayGrow ? 250 : min(max(room * 500 / Self.fastestGrowth, 1000), 100_000)
   }
 
   private func measure(_ targets: [Target]) -> Int {
