@@ -16,6 +16,8 @@ final class LimitKeeper: @unchecked Sendable {
   private struct Memory {
     var wasNear = false
     var grewUnseenAt: UInt64 = 0
+    var unseen = UnseenGrowth()
+    var registrations = 0
     var sharedPages = 0
     var sharedMeasuredAt: UInt64 = 0
     var unreclaimableUntil: UInt64 = 0
@@ -64,13 +66,19 @@ final class LimitKeeper: @unchecked Sendable {
     defer { known[key] = memory }
     let account = group.account
     let before = account.resident
+    let evictions = account.evictions
     let resident = max(0, measure(targets) - shared(targets, &memory))
     account.measured(residentPages: resident)
     guard let limit = account.limit else { return 200_000 }
     let near = limit - resident < GroupAccount.closeness(toLimit: limit)
-    let growsUnseen = near && resident - before > 32
-    if growsUnseen || (near && !memory.wasNear) { watchGrowth(targets) }
     let now = vs_monotonic_ns()
+    let grew = memory.unseen.add(resident - before, evictions: evictions, targets: targets.count, now: now)
+    let registrations = targets.reduce(0) { $0 + $1.counters.registrations }
+    let growsUnseen = near && (grew || registrations > memory.registrations)
+    memory.registrations = registrations
+    // A look in vain is cheap, and a mapping that is found late is not.
+    let mayGrow = near && resident - before > 32
+    if growsUnseen || mayGrow || (near && !memory.wasNear) { watchGrowth(targets) }
     if growsUnseen { memory.grewUnseenAt = now }
     account.reserve = now - memory.grewUnseenAt < 100_000_000 ? GroupAccount.growthReserve(ofLimit: limit) : 0
     if near { promoteChildren(targets) }
@@ -78,7 +86,7 @@ final class LimitKeeper: @unchecked Sendable {
     if resident > account.high { reclaim(resident - account.low, targets) }
     judge(targets, &memory, account, isOverLow: resident > account.low)
     let room = account.high - resident
-    return growsUnseen ? 250 : min(max(room * 500 / Self.fastestGrowth, 1000), 100_000)
+    return growsUnseen || mayGrow ? 250 : min(max(room * 500 / Self.fastestGrowth, 1000), 100_000)
   }
 
   private func measure(_ targets: [Target]) -> Int {

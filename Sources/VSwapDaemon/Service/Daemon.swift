@@ -20,9 +20,9 @@ public final class Daemon: @unchecked Sendable {
   /// Rings when targets come or go.
   private let changed: Int32
 
-  /// Pages of the swap cache: 16 MiB, of which 4 MiB stay filled.
+  /// Pages of the swap cache: 16 MiB, half of which stays filled.
   private static let cacheFrames = 4096
-  private static let keptFrames = 1024
+  private static let keptFrames = 2048
   /// Slots for 256 GiB of pages; the table takes RAM for those in use only.
   private static let maximumSlots = 1 << 26
   static let poolReserve = 64 << 30

@@ -4,8 +4,9 @@ import Glibc
 
 /// The pager's side of eviction: choosing runs in sweep order, and taking in what the agent moved.
 ///
-/// There is no accessed bit. The sweep goes through memory in address order, so a page is chosen once a round; one that was faulted in
-/// since has chances left and is passed by: the second chance of segmented FIFO (Turner & Levy, SIGMETRICS 1981).
+/// Segmented FIFO (Turner & Levy, SIGMETRICS 1981), since there is no accessed bit. The sweep goes through memory in address order, so a
+/// page is chosen once a round. What it chose wrongly comes back from the swap cache, at the price of a copy, and has chances
+/// then: the sweep passes it by that often.
 extension TargetState {
   /// What `takeEvicted` found out.
   enum Intake {
@@ -63,10 +64,12 @@ extension TargetState {
 
   /// Gives the agent as many commands as are wanted, and as it has banks and the cache has frames for.
   mutating func pushCommands(_ budget: FrameBudget, _ map: inout MemoryMap, layer: SlotLayer) {
-    while counters.wanted > 0, !requestGranted, !pending.isUnsettled, let bank = link!.idleBank() {
-      if vs_monotonic_ns() < sweep.pausedUntil { return }
+    while !requestGranted, !pending.isUnsettled, let bank = link!.idleBank() {
+      // What is on its way counts, or every round of reclaim would end a command too late.
+      let pages = counters.wanted - link!.outstandingPages
+      if pages <= 0 || vs_monotonic_ns() < sweep.pausedUntil { return }
       guard budget.reserve(AgentLink.bankPages) else { return }
-      let chosen = chooseRuns(link!.runs(of: bank), &map, layer: layer)
+      let chosen = chooseRuns(link!.runs(of: bank), atMost: pages, &map, layer: layer)
       budget.release(AgentLink.bankPages - chosen.pages)
       if chosen.pages == 0 { return }
       link!.submit(bank: bank, runs: chosen.runs, pages: chosen.pages)
@@ -75,9 +78,9 @@ extension TargetState {
 
   /// Fills `runs` with up to a bank's worth of pages from the hand on.
   private mutating func chooseRuns(
-    _ runs: UnsafeMutablePointer<vswap_run>, _ map: inout MemoryMap, layer: SlotLayer
+    _ runs: UnsafeMutablePointer<vswap_run>, atMost pages: Int, _ map: inout MemoryMap, layer: SlotLayer
   ) -> (runs: Int, pages: Int) {
-    var builder = RunBuilder(runs: runs, limit: min(AgentLink.bankPages, max(16, counters.wanted)))
+    var builder = RunBuilder(runs: runs, limit: min(AgentLink.bankPages, max(16, pages)))
     guard makeEvictableCurrent(&map) else {
       rest()
       return (0, 0)

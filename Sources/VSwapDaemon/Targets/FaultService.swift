@@ -89,7 +89,9 @@ extension TargetState {
     switch outcome {
     case .filled(let pages):
       pending.forgetMoves()
-      leaveSlot(page, table.entry(page), chances: fromCache ? 2 : 1, buffers.layer)
+      // Back so soon from the cache: it was the wrong page to take. One from further back has to prove itself first, so that a scan does
+      // not push the working set out.
+      leaveSlot(page, table.entry(page), chances: fromCache ? PageTableEntry.maximumChances : 0, buffers.layer)
       for index in 1..<max(1, pages) {
         let other = page + UInt64(index)
         leaveSlot(other, table.entry(other), chances: 0, buffers.layer)

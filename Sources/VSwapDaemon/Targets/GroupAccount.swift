@@ -61,8 +61,9 @@ struct GroupAccount: @unchecked Sendable {
 
   @inline(__always)
   func evicted(pages: Int) {
-    fields.pointee.resident.wrappingSubtract(pages, ordering: .relaxed)
+    // In this order: the keeper reads them in the other one.
     fields.pointee.evictions.wrappingAdd(pages, ordering: .relaxed)
+    fields.pointee.resident.wrappingSubtract(pages, ordering: .relaxed)
   }
 
   @inline(__always)

@@ -85,6 +85,7 @@ extension TargetState {
       return false
     }
     registered.insert(from: region.start, below: region.end)
+    counters.registeredMapping()
     publishToAgent()
     return true
   }

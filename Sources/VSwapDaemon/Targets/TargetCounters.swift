@@ -13,6 +13,7 @@ struct TargetCounters: @unchecked Sendable {
     let sweptInVain = Atomic<Int>(0)
     let unregisteredGrowth = Atomic<Bool>(false)
     let poisoned = Atomic<Int>(0)
+    let registrations = Atomic<Int>(0)
   }
 
   private let fields: UnsafeMutablePointer<Fields>
@@ -66,6 +67,10 @@ struct TargetCounters: @unchecked Sendable {
     get { fields.pointee.sweptInVain.load(ordering: .relaxed) }
     nonmutating set { fields.pointee.sweptInVain.store(newValue, ordering: .relaxed) }
   }
+
+  /// Mappings that were registered: each is memory that appeared without the pager.
+  var registrations: Int { fields.pointee.registrations.load(ordering: .relaxed) }
+  func registeredMapping() { fields.pointee.registrations.wrappingAdd(1, ordering: .relaxed) }
 
   /// The keeper saw memory grow that the pager did not map: mappings that are not registered.
   var unregisteredGrowth: Bool {

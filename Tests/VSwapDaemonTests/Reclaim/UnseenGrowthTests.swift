@@ -1,0 +1,37 @@
+import Testing
+
+@testable import VSwapDaemon
+
+@Suite struct UnseenGrowthTests {
+  private static let millisecond: UInt64 = 1_000_000
+
+  @Test func growthWithoutEvictionsIsSeenAtOnce() {
+    var growth = UnseenGrowth()
+    #expect(!growth.add(20, evictions: 0, targets: 1, now: Self.millisecond))
+    #expect(growth.add(20, evictions: 0, targets: 1, now: 2 * Self.millisecond))
+  }
+
+  /// A command's pages are subtracted before the agent drops them, or after: up and down, for as long as anybody likes.
+  @Test func evictionsAreNoGrowth() {
+    var growth = UnseenGrowth()
+    for round in 1...1000 {
+      let late = round % 2 == 0
+      #expect(!growth.add(late ? 256 : -256, evictions: round * 256, targets: 1, now: UInt64(round) * Self.millisecond))
+    }
+  }
+
+  @Test func growthBehindEvictionsAddsUp() {
+    var growth = UnseenGrowth()
+    let found = (1...20).contains { round in
+      growth.add(100, evictions: round * 256, targets: 1, now: UInt64(round) * Self.millisecond)
+    }
+    #expect(found)
+  }
+
+  @Test func slowGrowthIsForgotten() {
+    var growth = UnseenGrowth()
+    for round in 1...1000 {
+      #expect(!growth.add(1, evictions: 0, targets: 1, now: UInt64(round) * 10 * Self.millisecond))
+    }
+  }
+}
