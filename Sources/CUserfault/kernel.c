@@ -193,7 +193,8 @@ int64_t vs_receive(int fd, void *data, size_t length, int *descriptor) {
 
 int vs_cpu_of_thread(pid_t thread) {
   char path[64], text[1024];
-  snprintf(path, sizeof(path), "/proc/%d/stat", thread);
+  // Not /proc/TID/stat: that adds up the times of all threads of the process.
+  snprintf(path, sizeof(path), "/proc/%d/task/%d/stat", thread, thread);
   int fd = open(path, O_RDONLY | O_CLOEXEC);
   if (fd < 0) return -errno;
   ssize_t length = read(fd, text, sizeof(text) - 1);

@@ -16,6 +16,7 @@ struct Handshake {
   let chunks: ChunkArena
   let budget: FrameBudget
   let compressor: Compressor
+  let unpackers: Unpackers
   let files: AreaFiles
   /// /dev/userfaultfd, opened by the daemon: it works for any user of the target.
   let device: Int32
@@ -62,7 +63,7 @@ struct Handshake {
 
   private func attachNew(_ connection: Int32, _ hello: vswap_hello, _ processID: Int32) throws -> Pager {
     compressor.prepare()
-    let endpoint = try Endpoint(processID: processID, layer: layer, files: files)
+    let endpoint = try Endpoint(processID: processID, layer: layer, files: files, unpackers: unpackers)
     var passed: Int32 = -1
     do {
       try welcome(connection, endpoint)
@@ -107,7 +108,7 @@ struct Handshake {
     guard let old = registry.pager(ofChild: hello.token) else {
       throw Refusal(text: "the daemon knows no such child")
     }
-    let endpoint = try Endpoint(processID: processID, layer: layer, files: files)
+    let endpoint = try Endpoint(processID: processID, layer: layer, files: files, unpackers: unpackers)
     do {
       try welcome(connection, endpoint)
       try passInherited(connection, old, hello.token)
@@ -206,7 +207,7 @@ struct Endpoint {
   let statm: Int32
   let pagemap: Int32
 
-  init(processID: Int32, layer: SlotLayer, files: AreaFiles) throws(KernelError) {
+  init(processID: Int32, layer: SlotLayer, files: AreaFiles, unpackers: Unpackers) throws(KernelError) {
     self.processID = processID
     doorbell = vs_eventfd()
     mailbox = vs_eventfd()
@@ -228,7 +229,7 @@ struct Endpoint {
       throw error
     }
     do throws(KernelError) {
-      buffers = try FaultBuffers.create(layer: layer, files: files)
+      buffers = try FaultBuffers.create(layer: layer, files: files, unpackers: unpackers)
     } catch {
       ring.destroy()
       family.destroy()

@@ -70,7 +70,8 @@ final class Pager: @unchecked Sendable {
   private var map: MemoryMap
   private var polled: [pollfd] = []
   private var lastCPU: Int32 = -1
-  private var faultsSinceLook = 0
+  private var roundsSinceLook = 0
+  private var roundsPerLook = 16
   private var evictRequest: (promise: Promise<EvictResult>, before: Int, roundsBefore: Int, goal: Int)?
   private var grantedRange: Range<UInt64>?
 
@@ -166,6 +167,7 @@ final class Pager: @unchecked Sendable {
       polled.append(pollfd(fd: buffers.reader.descriptor, events: Int16(POLLIN), revents: 0))
     }
     let ready = poll(&polled, nfds_t(polled.count), timeout)
+    if ready == 0 { buffers.ahead.pointee.clear() }
     guard ready > 0 else { return }
     if polled[0].revents != 0 { vs_eventfd_clear(mailbox) }
     if hasTarget, members[0].pointee.link != nil {
@@ -178,6 +180,8 @@ final class Pager: @unchecked Sendable {
   private var timeout: Int32 {
     var result: Int32 = members.count > (hasTarget ? 1 : 0) ? 20 : -1
     for member in members where member.pointee.waitingCount > 0 || member.pointee.pending.moveCount > 0 { result = 1 }
+    // Slots are not held on to for a stream that has ended.
+    if buffers.ahead.pointee.isActive { result = result < 0 ? 20 : min(result, 20) }
     if hasTarget, members[0].pointee.counters.wanted > 0 { result = result < 0 ? 5 : min(result, 5) }
     return result
   }
@@ -270,15 +274,17 @@ final class Pager: @unchecked Sendable {
     if member.pointee.counters.wanted > 0 && !member.pointee.link!.isOutstanding { compressor.nudge() }
   }
 
-  /// Every 32 faults: where does the faulting thread run?
+  /// Where does the faulting thread run? Asked every 16 rounds, and less often as long as the answer is the same: asking costs as much as a fault.
   private func followFaults() {
-    faultsSinceLook += 1
-    guard faultsSinceLook >= 32 else { return }
-    faultsSinceLook = 0
+    roundsSinceLook += 1
+    guard roundsSinceLook >= roundsPerLook else { return }
+    roundsSinceLook = 0
+    roundsPerLook = min(2 * roundsPerLook, 256)
     // The latest fault's place still says who it was.
     let cpu = vs_cpu_of_thread(buffers.faults[0].thread)
     guard cpu >= 0, cpu != lastCPU, vs_set_cpu(cpu) == 0 else { return }
     lastCPU = cpu
+    roundsPerLook = 16
   }
 
   // MARK: - Requests of the target's own threads
