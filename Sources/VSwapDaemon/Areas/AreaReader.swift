@@ -59,6 +59,7 @@ struct AreaReader: @unchecked Sendable {
   }
 
   /// Readable when a read has completed; -1 as long as there was none.
+  var isReading: Bool { fields.pointee.underWay > 0 }
   var descriptor: Int32 { fields.pointee.ring?.descriptor ?? -1 }
   var underWay: Int { fields.pointee.underWay }
 

@@ -80,8 +80,10 @@ extension TargetState {
     _ fault: Fault, _ page: UInt64, fromCache: Bool, _ buffers: FaultBuffers
   ) -> ServiceOutcome {
     var (ahead, behind) = streams.fault(page)
-    if ahead + behind == 1 { (ahead, behind) = spanInDemand(page) }
+    let isAround = ahead + behind == 1 && isInDemand(page)
+    if isAround { ahead = min(Self.around, 16 - Int(page & 15)) }
     let count = ahead > 1 ? loadAhead(page, min(ahead, roomAhead), buffers) : 1
+    if isAround { behind = min(Self.around - count, Int(page & 15)) }
     let outcome = copyIn(fault.address, buffers.bounce, count)
     let result = faultedIn(fault, page, outcome, fromCache: fromCache, buffers)
     guard case .filled = outcome else { return result }
@@ -90,12 +92,13 @@ extension TargetState {
     return result
   }
 
-  /// While there is room for all that is out: when a quarter of the pages around are asked for one by one, the others will be.
-  private func spanInDemand(_ page: UInt64) -> (ahead: Int, behind: Int) {
-    guard account.room >= account.swapped, table.demand(around: page) >= 3 else { return (1, 0) }
-    let offset = Int(page & 15)
-    let ahead = min(8, 16 - offset)
-    return (ahead, min(8 - ahead, offset))
+  /// Pages that are brought in along with one whose neighbours are in demand.
+  private static let around = 8
+
+  /// While there is room for all that is out: when a quarter of the 16 pages around are asked for one by one, the others will be.
+  @inline(__always)
+  private func isInDemand(_ page: UInt64) -> Bool {
+    account.room >= account.swapped && table.demand(around: page) >= 3
   }
 
   /// Maps pages below one that was just mapped: nobody waits for them.

@@ -59,6 +59,8 @@ final class Pager: @unchecked Sendable {
   private let budget: FrameBudget
   private let compressor: Compressor
   private let mailbox: Int32
+  /// Mailbox, doorbell and socket as one.
+  private let quiet: Int32
   private let lock = Lock.create()
   private var requests: [Request] = []
   private var isClosed = false
@@ -75,14 +77,15 @@ final class Pager: @unchecked Sendable {
   private var evictRequest: (promise: Promise<EvictResult>, before: Int, roundsBefore: Int, goal: Int)?
   private var grantedRange: Range<UInt64>?
 
-  /// Takes over `state`, `mailbox` and `buffers`.
+  /// Takes over `state`, `mailbox`, `quiet` and `buffers`.
   init(
-    target: Target, state: Member, family: any Family, mailbox: Int32, buffers: FaultBuffers, budget: FrameBudget,
-    compressor: Compressor
+    target: Target, state: Member, family: any Family, mailbox: Int32, quiet: Int32, buffers: FaultBuffers,
+    budget: FrameBudget, compressor: Compressor
   ) {
     self.target = target
     self.family = family
     self.mailbox = mailbox
+    self.quiet = quiet
     self.buffers = buffers
     self.budget = budget
     self.compressor = compressor
@@ -95,6 +98,7 @@ final class Pager: @unchecked Sendable {
   deinit {
     buffers.destroy()
     Glibc.close(mailbox)
+    Glibc.close(quiet)
     lock.destroy()
   }
 
@@ -155,25 +159,35 @@ final class Pager: @unchecked Sendable {
 
   private func wait() {
     polled.removeAll(keepingCapacity: true)
-    polled.append(pollfd(fd: mailbox, events: Int16(POLLIN), revents: 0))
-    if hasTarget, let link = members[0].pointee.link {
-      polled.append(pollfd(fd: link.doorbell, events: Int16(POLLIN), revents: 0))
-      polled.append(pollfd(fd: link.socket, events: Int16(POLLIN), revents: 0))
-    }
+    polled.append(pollfd(fd: quiet, events: Int16(POLLIN), revents: 0))
     for member in members {
       polled.append(pollfd(fd: member.pointee.uffd.descriptor, events: Int16(POLLIN), revents: 0))
     }
-    if buffers.reader.descriptor >= 0 {
+    if buffers.reader.isReading {
       polled.append(pollfd(fd: buffers.reader.descriptor, events: Int16(POLLIN), revents: 0))
     }
     let ready = poll(&polled, nfds_t(polled.count), timeout)
     if ready == 0 { buffers.ahead.pointee.clear() }
-    guard ready > 0 else { return }
-    if polled[0].revents != 0 { vs_eventfd_clear(mailbox) }
-    if hasTarget, members[0].pointee.link != nil {
-      if polled[1].revents != 0 { vs_eventfd_clear(polled[1].fd) }
-      if polled[2].revents != 0 { agentLeft() }
+    if ready > 0 && polled[0].revents != 0 { takeRings() }
+  }
+
+  /// Mailbox, doorbell, socket: what rang.
+  private func takeRings() {
+    while true {
+      let descriptor = vs_epoll_next(quiet)
+      if descriptor < 0 { return }
+      if hasTarget, let link = members[0].pointee.link, descriptor == link.socket {
+        agentLeft()
+        return
+      }
+      vs_eventfd_clear(descriptor)
     }
+  }
+
+  /// Before the agent's descriptors are closed: the agent has the doorbell, too, and may ring on.
+  private func unwatch(_ link: AgentLink) {
+    vs_epoll_remove(quiet, link.doorbell)
+    vs_epoll_remove(quiet, link.socket)
   }
 
   /// Milliseconds until something has to be looked at that no descriptor tells.
@@ -471,6 +485,7 @@ final class Pager: @unchecked Sendable {
     let member = members[0]
     var link = member.pointee.link!
     budget.release(link.outstandingPages)
+    unwatch(link)
     // Without the link no command, record or gate is looked at any more. The socket stays open: an agent that loses its daemon while
     // pages are out ends the program.
     member.pointee.link = nil
@@ -553,7 +568,10 @@ final class Pager: @unchecked Sendable {
   private func end(_ index: Int, violation: StaticString?) {
     let member = members.remove(at: index)
     let wasTarget = hasTarget && index == 0
-    if let pages = member.pointee.link?.outstandingPages { budget.release(pages) }
+    if let link = member.pointee.link {
+      budget.release(link.outstandingPages)
+      unwatch(link)
+    }
     let token = member.pointee.token
     let id = member.pointee.id
     let counters = member.pointee.counters
