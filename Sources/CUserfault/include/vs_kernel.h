@@ -26,6 +26,13 @@ int vs_semaphore_take(int fd);
 /// The calling thread's niceness, 0 ... 19.
 void vs_yield_to_programs(int nice);
 
+/// A set of descriptors that is polled as one. Adding returns 0 or -errno; what is removed must still be open.
+int vs_epoll(void);
+int vs_epoll_add(int epoll, int fd);
+void vs_epoll_remove(int epoll, int fd);
+/// One that is readable, or -1.
+int vs_epoll_next(int epoll);
+
 /// Waits until a descriptor is readable or `microseconds` have passed. Returns whether it is.
 int vs_wait_readable(int fd, uint64_t microseconds);
 

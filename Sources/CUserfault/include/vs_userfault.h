@@ -164,6 +164,15 @@ static inline int vs_futex_wake(uint32_t *word, int count) {
   return (int)vs_result(syscall(SYS_futex, word, FUTEX_WAKE, count, 0, 0, 0));
 }
 
+/// For loops that wait for another CPU.
+static inline void vs_pause(void) {
+#if defined(__x86_64__)
+  __builtin_ia32_pause();
+#elif defined(__aarch64__)
+  __asm__ volatile("yield");
+#endif
+}
+
 // Macros with casts or shifts that Swift does not import.
 static inline uint64_t vs_features_wanted(void) { return VS_FEATURES_WANTED; }
 static inline uint64_t vs_features_needed(void) { return VS_FEATURES_NEEDED; }

@@ -59,6 +59,7 @@ struct AreaReader: @unchecked Sendable {
   }
 
   /// Readable when a read has completed; -1 as long as there was none.
+  var isReading: Bool { fields.pointee.underWay > 0 }
   var descriptor: Int32 { fields.pointee.ring?.descriptor ?? -1 }
   /// The kernel was short of memory when a read was started: `next` tries again, and has to be called soon.
   var hasQueued: Bool { fields.pointee.ring.map { $0.hasQueued } ?? false }

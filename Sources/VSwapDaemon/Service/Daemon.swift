@@ -15,6 +15,7 @@ public final class Daemon: @unchecked Sendable {
   let openingArea = Lock.create()
   let startedAt = vs_monotonic_ns()
   private let compressor: Compressor
+  private let unpackers: Unpackers
   private let writeback: Writeback
   private let logger: Logger
   /// Rings when targets come or go.
@@ -41,6 +42,7 @@ public final class Daemon: @unchecked Sendable {
     let log: @Sendable (String) -> Void = { text in logger.warning("\(text)") }
     registry = TargetRegistry(whenChanged: { _ = vs_eventfd_signal(changed) }, log: log)
     compressor = try Compressor(layer: layer, budget: budget, keep: Self.keptFrames)
+    unpackers = try .create()
     keeper = try LimitKeeper(registry: registry, budget: budget)
     writeback = try Writeback(layer: layer, budget: budget)
     areas = SwapAreas(
@@ -76,7 +78,10 @@ public final class Daemon: @unchecked Sendable {
     let attach = try daemon.makeAttachServer(device, directory, embedded: configuration.embedded != nil)
     let control = try ControlServer(
       plane: daemon, socketPath: RuntimePaths.controlSocket(in: directory.path))
-    try daemon.compressor.start(workers: max(1, min(4, sysconf(Int32(_SC_NPROCESSORS_ONLN)) / 2)))
+    let processors = sysconf(Int32(_SC_NPROCESSORS_ONLN))
+    try daemon.compressor.start(workers: max(1, min(4, processors / 2)))
+    // On a single CPU the pager is as fast.
+    try daemon.unpackers.start(workers: min(4, processors / 2))
     try daemon.keeper.start()
     try attach.start()
     try control.start()
@@ -104,8 +109,8 @@ public final class Daemon: @unchecked Sendable {
     _ device: Int32, _ directory: RuntimeDirectory, embedded: Bool
   ) throws(KernelError) -> AttachServer {
     let handshake = Handshake(
-      registry: registry, layer: layer, chunks: chunks, budget: budget, compressor: compressor, files: areas.files,
-      device: device)
+      registry: registry, layer: layer, chunks: chunks, budget: budget, compressor: compressor, unpackers: unpackers,
+      files: areas.files, device: device)
     let logger = self.logger
     // A target of another user is served too; what is embedded serves one command, whose processes may change their user.
     return try AttachServer(

@@ -7,7 +7,7 @@ extension TargetState {
     _ fault: Fault, _ page: UInt64, _ slot: SlotNumber, _ word: SlotWord, _ buffers: FaultBuffers
   ) -> ServiceOutcome {
     if buffers.reader.isReading(token, fault.address) { return .done }
-    switch buffers.reader.start(fault, token: token, slot: slot, word: word, around: streams.fault(page) > 1) {
+    switch buffers.reader.start(fault, token: token, slot: slot, word: word, around: streams.fault(page).ahead > 1) {
     case .underWay: break
     case .busy: keep(fault)
     case .impossible: return readNow(fault, slot, word, buffers)
@@ -62,7 +62,7 @@ extension TargetState {
       return serve(fault, buffers)
     }
     let count = window.map { neighbours(after: page, of: word, $0, buffers) } ?? 0
-    return faultedIn(fault, page, copyIn(fault.address, count + 1, buffers), fromCache: false, buffers)
+    return faultedIn(fault, page, copyIn(fault.address, buffers.bounce, count + 1), fromCache: false, buffers)
   }
 
   /// Unpacks the pages after `page` that the same read has brought, behind it. Returns how many.

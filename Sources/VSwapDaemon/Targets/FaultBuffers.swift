@@ -8,6 +8,8 @@ struct FaultBuffers {
   let codec: Codec
   /// Reads from swap areas.
   let reader: AreaReader
+  /// What was unpacked ahead of a stream of faults.
+  let ahead: UnsafeMutablePointer<ReadAhead>
   /// The pager that owns the buffers: forks are its business.
   var pager: Unmanaged<Pager>?
   /// Room for `batchPages` pages.
@@ -22,21 +24,25 @@ struct FaultBuffers {
   /// More threads than this that fault at once in one target are woken to fault again.
   static let faultCapacity = 4096
 
-  static func create(layer: SlotLayer, files: AreaFiles) throws(KernelError) -> FaultBuffers {
+  static func create(layer: SlotLayer, files: AreaFiles, unpackers: Unpackers) throws(KernelError) -> FaultBuffers {
     let bytes = batchPages * pageSize
     let flags = MAP_PRIVATE | MAP_ANONYMOUS
     guard let bounce = mmap(nil, bytes, PROT_READ | PROT_WRITE, flags, -1, 0), bounce != MAP_FAILED,
       let zeros = mmap(nil, bytes, PROT_READ, flags, -1, 0), zeros != MAP_FAILED
     else { throw .last("mmap") }
+    let ahead = UnsafeMutablePointer<ReadAhead>.allocate(capacity: 1)
+    ahead.initialize(to: try ReadAhead(layer: layer, workers: unpackers))
     let faults = UnsafeMutablePointer<Fault>.allocate(capacity: faultCapacity)
     faults.initialize(repeating: Fault(address: 0, thread: 0, write: false), count: faultCapacity)
     return FaultBuffers(
-      layer: layer, codec: .create(), reader: .create(files: files), bounce: bounce, zeros: UnsafeRawPointer(zeros),
+      layer: layer, codec: .create(), reader: .create(files: files), ahead: ahead, bounce: bounce, zeros: UnsafeRawPointer(zeros),
       messages: .allocate(capacity: messageCapacity), faults: faults)
   }
 
   func destroy() {
     reader.destroy()
+    ahead.pointee.destroy()
+    ahead.deallocate()
     munmap(bounce, Self.batchPages * pageSize)
     munmap(UnsafeMutableRawPointer(mutating: zeros), Self.batchPages * pageSize)
     codec.destroy()

@@ -42,6 +42,7 @@ extension TargetState {
   private mutating func faultIn(
     _ fault: Fault, _ page: UInt64, slot: SlotNumber, _ buffers: FaultBuffers
   ) -> ServiceOutcome {
+    if let outcome = takeAhead(fault, page, buffers) { return outcome }
     let loaded = buffers.layer.load(slot, into: buffers.bounce, codec: buffers.codec)
     switch loaded {
     case .area(let word): return startRead(fault, page, slot, word, buffers)
@@ -53,11 +54,80 @@ extension TargetState {
       let outcome = uffd.zero(fault.address, length: pageSize)
       return faultedIn(fault, page, outcome, fromCache: false, buffers)
     case .zero, .cached, .pool:
-      // With little room below the limit what is asked for goes first.
-      let ahead = min(streams.fault(page), max(1, account.room / 16))
-      let count = ahead > 1 ? loadAhead(page, ahead, buffers) : 1
-      let outcome = copyIn(fault.address, count, buffers)
-      return faultedIn(fault, page, outcome, fromCache: loaded == .cached, buffers)
+      return bringIn(fault, page, fromCache: loaded == .cached, buffers)
+    }
+  }
+
+  /// The page was unpacked before it was asked for, and others behind it.
+  private mutating func takeAhead(_ fault: Fault, _ page: UInt64, _ buffers: FaultBuffers) -> ServiceOutcome? {
+    guard let window = buffers.ahead.pointee.window(with: page, of: token) else { return nil }
+    guard let found = window.take(page, atMost: roomAhead, table, codec: buffers.codec) else { return nil }
+    _ = streams.fault(page)
+    let outcome = copyIn(fault.address, found.content, found.count)
+    let result = faultedIn(fault, page, outcome, fromCache: found.fromCache, buffers)
+    if case .filled(let pages) = outcome {
+      window.passed(page, pages)
+      buffers.ahead.pointee.follow(streams.end, of: token, table)
+    }
+    return result
+  }
+
+  /// How many pages a fault may bring in: with little room below the limit what is asked for goes first.
+  private var roomAhead: Int { max(1, account.room / 16) }
+
+  /// The page is in the bounce buffer. Maps it, and others around it that will be wanted.
+  private mutating func bringIn(
+    _ fault: Fault, _ page: UInt64, fromCache: Bool, _ buffers: FaultBuffers
+  ) -> ServiceOutcome {
+    var (ahead, behind) = streams.fault(page)
+    let isAround = ahead + behind == 1 && isInDemand(page)
+    if isAround { ahead = min(Self.around, 16 - Int(page & 15)) }
+    let count = ahead > 1 ? loadAhead(page, min(ahead, roomAhead), buffers) : 1
+    if isAround { behind = min(Self.around - count, Int(page & 15)) }
+    let outcome = copyIn(fault.address, buffers.bounce, count)
+    let result = faultedIn(fault, page, outcome, fromCache: fromCache, buffers)
+    guard case .filled = outcome else { return result }
+    if behind > 0 { bringBehind(page, min(behind, roomAhead), buffers) }
+    if count >= ReadStreams.proven { buffers.ahead.pointee.follow(streams.end, of: token, table) }
+    return result
+  }
+
+  /// Pages that are brought in along with one whose neighbours are in demand.
+  private static let around = 8
+
+  /// While there is room for all that is out: when a quarter of the 16 pages around are asked for one by one, the others will be.
+  @inline(__always)
+  private func isInDemand(_ page: UInt64) -> Bool {
+    account.room >= account.swapped && table.demand(around: page) >= 3
+  }
+
+  /// Maps pages below one that was just mapped: nobody waits for them.
+  private mutating func bringBehind(_ page: UInt64, _ most: Int, _ buffers: FaultBuffers) {
+    var count = 0
+    while count < most {
+      let entry = table.entry(page - UInt64(count) - 1)
+      let place = buffers.bounce + (most - count - 1) * pageSize
+      guard PageTableEntry.isSlot(entry), isInRAM(buffers.layer.load(entry, into: place, codec: buffers.codec)) else { break }
+      count += 1
+    }
+    guard count > 0 else { return }
+    let first = page - UInt64(count)
+    let content = buffers.bounce + (most - count) * pageSize
+    let outcome = uffd.copy(to: first * UInt64(pageSize), from: content, length: count * pageSize)
+    // What could not be mapped stays where it is.
+    guard case .filled(let pages) = outcome else { return }
+    for index in 0..<pages {
+      let other = first + UInt64(index)
+      leaveSlot(other, table.entry(other), chances: 0, buffers.layer)
+    }
+    account.mapped(pages: pages)
+    streams.broughtBehind(page, pages)
+  }
+
+  private func isInRAM(_ result: LoadResult) -> Bool {
+    switch result {
+    case .zero, .cached, .pool: true
+    case .area, .lost: false
     }
   }
 
@@ -67,19 +137,17 @@ extension TargetState {
     while count < most {
       let entry = table.entry(page + UInt64(count))
       guard PageTableEntry.isSlot(entry) else { break }
-      switch buffers.layer.load(entry, into: buffers.bounce + count * pageSize, codec: buffers.codec) {
-      case .zero, .cached, .pool: count += 1
-      case .area, .lost: return count
-      }
+      guard isInRAM(buffers.layer.load(entry, into: buffers.bounce + count * pageSize, codec: buffers.codec)) else { break }
+      count += 1
     }
     return count
   }
 
-  /// Maps pages from the bounce buffer: all, or what lies within the mapping.
-  func copyIn(_ address: UInt64, _ count: Int, _ buffers: FaultBuffers) -> FillOutcome {
-    let outcome = uffd.copy(to: address, from: buffers.bounce, length: count * pageSize)
+  /// Maps pages: all, or what lies within the mapping.
+  func copyIn(_ address: UInt64, _ content: UnsafeMutableRawPointer, _ count: Int) -> FillOutcome {
+    let outcome = uffd.copy(to: address, from: content, length: count * pageSize)
     guard case .unmapped = outcome, count > 1 else { return outcome }
-    return uffd.copy(to: address, from: buffers.bounce, length: pageSize)
+    return uffd.copy(to: address, from: content, length: pageSize)
   }
 
   /// After the attempt to map a page, and others behind it.
@@ -91,7 +159,7 @@ extension TargetState {
       pending.forgetMoves()
       // Back so soon from the cache: it was the wrong page to take. One from further back has to prove itself first, so that a scan does
       // not push the working set out.
-      leaveSlot(page, table.entry(page), chances: fromCache ? PageTableEntry.maximumChances : 0, buffers.layer)
+      leaveSlot(page, table.entry(page), chances: fromCache ? PageTableEntry.maximumChances : 0, asked: true, buffers.layer)
       for index in 1..<max(1, pages) {
         let other = page + UInt64(index)
         leaveSlot(other, table.entry(other), chances: 0, buffers.layer)
@@ -121,9 +189,9 @@ extension TargetState {
   }
 
   /// The page is in the target now: its slot goes, and the reclaimer passes it by a few times.
-  mutating func leaveSlot(_ page: UInt64, _ slot: SlotNumber, chances: UInt32, _ layer: SlotLayer) {
+  mutating func leaveSlot(_ page: UInt64, _ slot: SlotNumber, chances: UInt32, asked: Bool = false, _ layer: SlotLayer) {
     // Replacing an entry of an existing chunk cannot fail.
-    _ = table.set(page, PageTableEntry.resident(chances: chances))
+    _ = table.set(page, asked ? PageTableEntry.askedFor(chances: chances) : PageTableEntry.resident(chances: chances))
     layer.release(slot)
     account.swappedChanged(by: -1)
     if discarded.count > 0 { discarded.remove(from: page, below: page + 1) }

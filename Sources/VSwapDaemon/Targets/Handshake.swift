@@ -16,6 +16,7 @@ struct Handshake {
   let chunks: ChunkArena
   let budget: FrameBudget
   let compressor: Compressor
+  let unpackers: Unpackers
   let files: AreaFiles
   /// /dev/userfaultfd, opened by the daemon: it works for any user of the target.
   let device: Int32
@@ -62,7 +63,7 @@ struct Handshake {
 
   private func attachNew(_ connection: Int32, _ hello: vswap_hello, _ processID: Int32) throws -> Pager {
     compressor.prepare()
-    let endpoint = try Endpoint(processID: processID, layer: layer, files: files)
+    let endpoint = try Endpoint(processID: processID, connection: connection, layer: layer, files: files, unpackers: unpackers)
     var passed: Int32 = -1
     do {
       try welcome(connection, endpoint)
@@ -107,7 +108,7 @@ struct Handshake {
     guard let old = registry.pager(ofChild: hello.token) else {
       throw Refusal(text: "the daemon knows no such child")
     }
-    let endpoint = try Endpoint(processID: processID, layer: layer, files: files)
+    let endpoint = try Endpoint(processID: processID, connection: connection, layer: layer, files: files, unpackers: unpackers)
     do {
       try welcome(connection, endpoint)
       try passInherited(connection, old, hello.token)
@@ -154,8 +155,8 @@ struct Handshake {
     member.pointee.pagemap = endpoint.pagemap
     member.pointee.link = AgentLink(socket: connection, ring: endpoint.ring, doorbell: endpoint.doorbell)
     let pager = Pager(
-      target: target, state: member, family: registry, mailbox: endpoint.mailbox, buffers: endpoint.buffers,
-      budget: budget, compressor: compressor)
+      target: target, state: member, family: registry, mailbox: endpoint.mailbox, quiet: endpoint.quiet,
+      buffers: endpoint.buffers, budget: budget, compressor: compressor)
     registry.join(target, servedBy: pager)
     member.pointee.agentThread = agentThread
     member.pointee.publishToAgent()
@@ -203,36 +204,45 @@ struct Endpoint {
   let buffers: FaultBuffers
   let doorbell: Int32
   let mailbox: Int32
+  /// What a pager waits for beside faults, as one descriptor: each that is polled costs something with every fault.
+  let quiet: Int32
   let statm: Int32
   let pagemap: Int32
 
-  init(processID: Int32, layer: SlotLayer, files: AreaFiles) throws(KernelError) {
+  init(
+    processID: Int32, connection: Int32, layer: SlotLayer, files: AreaFiles, unpackers: Unpackers
+  ) throws(KernelError) {
     self.processID = processID
     doorbell = vs_eventfd()
     mailbox = vs_eventfd()
+    quiet = vs_epoll()
     statm = open("/proc/\(processID)/statm", O_RDONLY | O_CLOEXEC)
     pagemap = open("/proc/\(processID)/pagemap", O_RDONLY | O_CLOEXEC)
     let failure = KernelError.last("open")
     do throws(KernelError) {
-      guard min(doorbell, mailbox, statm, pagemap) >= 0 else { throw failure }
+      guard min(doorbell, mailbox, quiet, statm, pagemap) >= 0 else { throw failure }
+      for descriptor in [mailbox, doorbell, connection] {
+        let status = vs_epoll_add(quiet, descriptor)
+        guard status == 0 else { throw KernelError(call: "epoll_ctl", code: -status) }
+      }
       ring = try Mapping.create(name: "vswapd-ring", length: Int(vswap_ring_size()), sealed: true)
     } catch {
-      Self.closeAll(doorbell, mailbox, statm, pagemap)
+      Self.closeAll(doorbell, mailbox, quiet, statm, pagemap)
       throw error
     }
     do throws(KernelError) {
       family = try Mapping.create(name: "vswapd-family", length: pageSize, sealed: true)
     } catch {
       ring.destroy()
-      Self.closeAll(doorbell, mailbox, statm, pagemap)
+      Self.closeAll(doorbell, mailbox, quiet, statm, pagemap)
       throw error
     }
     do throws(KernelError) {
-      buffers = try FaultBuffers.create(layer: layer, files: files)
+      buffers = try FaultBuffers.create(layer: layer, files: files, unpackers: unpackers)
     } catch {
       ring.destroy()
       family.destroy()
-      Self.closeAll(doorbell, mailbox, statm, pagemap)
+      Self.closeAll(doorbell, mailbox, quiet, statm, pagemap)
       throw error
     }
     vswap_ring_begin(vswap_ring_at(ring.base))
@@ -242,7 +252,7 @@ struct Endpoint {
     ring.destroy()
     family.destroy()
     buffers.destroy()
-    Self.closeAll(doorbell, mailbox, statm, pagemap)
+    Self.closeAll(doorbell, mailbox, quiet, statm, pagemap)
   }
 
   private static func closeAll(_ descriptors: Int32...) {

@@ -59,6 +59,8 @@ final class Pager: @unchecked Sendable {
   private let budget: FrameBudget
   private let compressor: Compressor
   private let mailbox: Int32
+  /// Mailbox, doorbell and socket as one.
+  private let quiet: Int32
   private let lock = Lock.create()
   private var requests: [Request] = []
   private var isClosed = false
@@ -73,20 +75,22 @@ final class Pager: @unchecked Sendable {
   private var map: MemoryMap
   private var polled: [pollfd] = []
   private var lastCPU: Int32 = -1
-  private var faultsSinceLook = 0
+  private var roundsSinceLook = 0
+  private var roundsPerLook = 16
   private var evictRequest: (promise: Promise<EvictResult>, before: Int, roundsBefore: Int, goal: Int)?
   private var grantedRange: Range<UInt64>?
   /// Found by a swapoff's worker.
   private var violation: StaticString?
 
-  /// Takes over `state`, `mailbox` and `buffers`.
+  /// Takes over `state`, `mailbox`, `quiet` and `buffers`.
   init(
-    target: Target, state: Member, family: any Family, mailbox: Int32, buffers: FaultBuffers, budget: FrameBudget,
-    compressor: Compressor
+    target: Target, state: Member, family: any Family, mailbox: Int32, quiet: Int32, buffers: FaultBuffers,
+    budget: FrameBudget, compressor: Compressor
   ) {
     self.target = target
     self.family = family
     self.mailbox = mailbox
+    self.quiet = quiet
     self.buffers = buffers
     self.budget = budget
     self.compressor = compressor
@@ -99,6 +103,7 @@ final class Pager: @unchecked Sendable {
   deinit {
     buffers.destroy()
     Glibc.close(mailbox)
+    Glibc.close(quiet)
     lock.destroy()
     serving.destroy()
   }
@@ -180,33 +185,46 @@ final class Pager: @unchecked Sendable {
 
   private func wait() {
     polled.removeAll(keepingCapacity: true)
-    polled.append(pollfd(fd: mailbox, events: Int16(POLLIN), revents: 0))
-    if hasTarget, let link = members[0].pointee.link {
-      polled.append(pollfd(fd: link.doorbell, events: Int16(POLLIN), revents: 0))
-      polled.append(pollfd(fd: link.socket, events: Int16(POLLIN), revents: 0))
-    }
+    polled.append(pollfd(fd: quiet, events: Int16(POLLIN), revents: 0))
     for member in members {
       polled.append(pollfd(fd: member.pointee.uffd.descriptor, events: Int16(POLLIN), revents: 0))
     }
-    if buffers.reader.descriptor >= 0 {
+    if buffers.reader.isReading {
       polled.append(pollfd(fd: buffers.reader.descriptor, events: Int16(POLLIN), revents: 0))
     }
     let longest = timeout
     serving.unlock()
     let ready = poll(&polled, nfds_t(polled.count), longest)
     serving.lock()
-    guard ready > 0 else { return }
-    if polled[0].revents != 0 { vs_eventfd_clear(mailbox) }
-    if hasTarget, members[0].pointee.link != nil {
-      if polled[1].revents != 0 { vs_eventfd_clear(polled[1].fd) }
-      if polled[2].revents != 0 { agentLeft() }
+    if ready == 0 { buffers.ahead.pointee.clear() }
+    if ready > 0 && polled[0].revents != 0 { takeRings() }
+  }
+
+  /// Mailbox, doorbell, socket: what rang.
+  private func takeRings() {
+    while true {
+      let descriptor = vs_epoll_next(quiet)
+      if descriptor < 0 { return }
+      if hasTarget, let link = members[0].pointee.link, descriptor == link.socket {
+        agentLeft()
+        return
+      }
+      vs_eventfd_clear(descriptor)
     }
+  }
+
+  /// Before the agent's descriptors are closed: the agent has the doorbell, too, and may ring on.
+  private func unwatch(_ link: AgentLink) {
+    vs_epoll_remove(quiet, link.doorbell)
+    vs_epoll_remove(quiet, link.socket)
   }
 
   /// Milliseconds until something has to be looked at that no descriptor tells.
   private var timeout: Int32 {
     var result: Int32 = members.count > (hasTarget ? 1 : 0) ? 20 : -1
     for member in members where member.pointee.waitingCount > 0 || member.pointee.pending.moveCount > 0 { result = 1 }
+    // Slots are not held on to for a stream that has ended.
+    if buffers.ahead.pointee.isActive { result = result < 0 ? 20 : min(result, 20) }
     if hasTarget, members[0].pointee.counters.wanted > 0 { result = result < 0 ? 5 : min(result, 5) }
     if buffers.reader.hasQueued { result = 1 }
     return result
@@ -300,15 +318,17 @@ final class Pager: @unchecked Sendable {
     if member.pointee.counters.wanted > 0 && !member.pointee.link!.isOutstanding { compressor.nudge() }
   }
 
-  /// Every 32 faults: where does the faulting thread run?
+  /// Where does the faulting thread run? Asked every 16 rounds, and less often as long as the answer is the same: asking costs as much as a fault.
   private func followFaults() {
-    faultsSinceLook += 1
-    guard faultsSinceLook >= 32 else { return }
-    faultsSinceLook = 0
+    roundsSinceLook += 1
+    guard roundsSinceLook >= roundsPerLook else { return }
+    roundsSinceLook = 0
+    roundsPerLook = min(2 * roundsPerLook, 256)
     // The latest fault's place still says who it was.
     let cpu = vs_cpu_of_thread(buffers.faults[0].thread)
     guard cpu >= 0, cpu != lastCPU, vs_set_cpu(cpu) == 0 else { return }
     lastCPU = cpu
+    roundsPerLook = 16
   }
 
   // MARK: - Requests of the target's own threads
@@ -495,6 +515,7 @@ final class Pager: @unchecked Sendable {
     let member = members[0]
     var link = member.pointee.link!
     budget.release(link.outstandingPages)
+    unwatch(link)
     // Without the link no command, record or gate is looked at any more. The socket stays open: an agent that loses its daemon while
     // pages are out ends the program.
     member.pointee.link = nil
@@ -577,7 +598,10 @@ final class Pager: @unchecked Sendable {
   private func end(_ index: Int, violation: StaticString?) {
     let member = members.remove(at: index)
     let wasTarget = hasTarget && index == 0
-    if let pages = member.pointee.link?.outstandingPages { budget.release(pages) }
+    if let link = member.pointee.link {
+      budget.release(link.outstandingPages)
+      unwatch(link)
+    }
     let token = member.pointee.token
     let id = member.pointee.id
     let counters = member.pointee.counters

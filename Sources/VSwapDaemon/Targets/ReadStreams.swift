@@ -1,17 +1,21 @@
-/// Sequences of faults that go upwards through memory, several at a time: how far to read ahead. As the kernel's readahead, a stream starts
-/// with one page and doubles, up to 16, as long as faults come where it ended.
+/// Sequences of faults that go through memory, upwards or downwards, several at a time: how much to bring in along with a page. As the kernel's
+/// readahead, a stream starts with one page and doubles as long as faults come where it ended.
 struct ReadStreams {
   private struct Stream {
-    /// Page after the last one that it brought in.
+    /// Pages [first, end) are what the last fault has brought in.
+    var first: UInt64 = 0
     var end: UInt64 = 0
-    var pages: Int = 1
+    var pages = 1
+    var isDownward = false
     var usedAt: UInt64 = 0
   }
 
   /// Pages that a fault brings in at most.
-  static let longest = 16
+  static let longest = 32
+  /// Pages per fault from which on a stream is worth unpacking ahead for.
+  static let proven = 16
   private static let count = 8
-  /// A fault that many pages behind the end still belongs to the stream: those between were resident.
+  /// A fault that many pages past the end still belongs to the stream: those between were resident.
   private static let reach: UInt64 = 16
 
   private let streams: UnsafeMutablePointer<Stream>
@@ -26,26 +30,36 @@ struct ReadStreams {
 
   func destroy() { streams.deallocate() }
 
-  /// A fault on `page`: how many pages from there on to bring in.
-  mutating func fault(_ page: UInt64) -> Int {
+  /// Where the stream of the last fault has got to, upwards.
+  var end: UInt64 { streams[current].end }
+
+  /// A fault on `page`: how many pages from there on, itself included, and how many below it to bring in.
+  mutating func fault(_ page: UInt64) -> (ahead: Int, behind: Int) {
     clock += 1
     var oldest = 0
     for index in 0..<Self.count {
-      if page >= streams[index].end && page - streams[index].end < Self.reach {
-        current = index
-        streams[index].pages = min(2 * streams[index].pages, Self.longest)
-        streams[index].usedAt = clock
-        streams[index].end = page + 1
-        return streams[index].pages
-      }
+      if page >= streams[index].end && page - streams[index].end < Self.reach { return extend(index, page, isDownward: false) }
+      if page < streams[index].first && streams[index].first - page <= Self.reach { return extend(index, page, isDownward: true) }
       if streams[index].usedAt < streams[oldest].usedAt { oldest = index }
     }
     current = oldest
-    streams[oldest] = Stream(end: page + 1, pages: 1, usedAt: clock)
-    return 1
+    streams[oldest] = Stream(first: page, end: page + 1, usedAt: clock)
+    return (1, 0)
+  }
+
+  private mutating func extend(_ index: Int, _ page: UInt64, isDownward: Bool) -> (ahead: Int, behind: Int) {
+    current = index
+    let turns = streams[index].isDownward != isDownward
+    let pages = turns ? 2 : min(2 * streams[index].pages, Self.longest)
+    streams[index] = Stream(first: page, end: page + 1, pages: pages, isDownward: isDownward, usedAt: clock)
+    return isDownward ? (1, pages - 1) : (pages, 0)
   }
 
   /// That many pages came with the last fault.
   @inline(__always)
   mutating func brought(_ page: UInt64, _ pages: Int) { streams[current].end = page + UInt64(pages) }
+
+  /// That many pages below it, too.
+  @inline(__always)
+  mutating func broughtBehind(_ page: UInt64, _ pages: Int) { streams[current].first = page - UInt64(pages) }
 }
