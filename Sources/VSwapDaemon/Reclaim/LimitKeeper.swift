@@ -20,6 +20,7 @@ final class LimitKeeper: @unchecked Sendable {
     var sharedMeasuredAt: UInt64 = 0
     var unreclaimableUntil: UInt64 = 0
     var vain: [UInt32: (swept: Int, evictions: Int)] = [:]
+    var tuner: LimitTuner?
   }
 
   /// Fastest growth that is reckoned with, in pages per millisecond: 4 GiB/s.
@@ -66,6 +67,7 @@ final class LimitKeeper: @unchecked Sendable {
     let before = account.resident
     let resident = max(0, measure(targets) - shared(targets, &memory))
     account.measured(residentPages: resident)
+    tune(account, targets, &memory)
     guard let limit = account.limit else { return 200_000 }
     let near = limit - resident < GroupAccount.closeness(toLimit: limit)
     let growsUnseen = near && resident - before > 32
@@ -79,6 +81,18 @@ final class LimitKeeper: @unchecked Sendable {
     judge(targets, &memory, account, isOverLow: resident > account.low)
     let room = account.high - resident
     return growsUnseen ? 250 : min(max(room * 500 / Self.fastestGrowth, 1000), 100_000)
+  }
+
+  /// An automatic limit: lets its controller look, and evicts what that says.
+  private func tune(_ account: GroupAccount, _ targets: [Target], _ memory: inout Memory) {
+    guard account.limitIsAuto else {
+      memory.tuner = nil
+      return
+    }
+    if memory.tuner == nil { memory.tuner = LimitTuner(account, targets) }
+    guard let decision = memory.tuner!.look(account, targets, isStuck: budget.isStuck) else { return }
+    account.autoPages = decision.limitPages
+    if decision.evict > 0 { reclaim(decision.evict, targets) }
   }
 
   private func measure(_ targets: [Target]) -> Int {

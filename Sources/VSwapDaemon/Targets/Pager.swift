@@ -71,6 +71,7 @@ final class Pager: @unchecked Sendable {
   private var polled: [pollfd] = []
   private var lastCPU: Int32 = -1
   private var faultsSinceLook = 0
+  private var stallClock = StallClock()
   private var evictRequest: (promise: Promise<EvictResult>, before: Int, roundsBefore: Int, goal: Int)?
   private var grantedRange: Range<UInt64>?
 
@@ -184,8 +185,11 @@ final class Pager: @unchecked Sendable {
 
   private func serve(_ index: Int) {
     let member = members[index]
+    let (account, counters) = (member.pointee.account, member.pointee.counters)
+    stallClock.begin(faults: counters.faults, account)
     var outcome = member.pointee.drain(buffers)
     if case .drained = outcome, member.pointee.waitingCount > 0 { outcome = member.pointee.serveWaiting(buffers) }
+    stallClock.end(faults: counters.faults, waiting: member.pointee.waitingCount + buffers.reader.underWay, account)
     guard conclude(outcome, index) else { return }
     // A child that ends or executes says nothing.
     if index > 0 || !hasTarget, case .gone = member.pointee.uffd.probe(at: member.pointee.probeAddress) {

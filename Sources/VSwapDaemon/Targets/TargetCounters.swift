@@ -59,6 +59,12 @@ struct TargetCounters: @unchecked Sendable {
     get { fields.pointee.wanted.load(ordering: .relaxed) }
     nonmutating set { fields.pointee.wanted.store(newValue, ordering: .relaxed) }
   }
+  /// Takes back that `pages` are wanted, unless somebody wants more than that.
+  func withdraw(_ pages: Int) {
+    let wanted = self.wanted
+    guard wanted > 0 && wanted <= pages else { return }
+    _ = fields.pointee.wanted.compareExchange(expected: wanted, desired: 0, ordering: .relaxed)
+  }
   func workedOff(_ pages: Int) { fields.pointee.wanted.wrappingSubtract(pages, ordering: .relaxed) }
 
   /// How often the pager went through all of the target's memory and could evict nothing.
