@@ -9,6 +9,9 @@
 /// hundredth of the time that passes. Eviction goes on as long as there is some, by as many pages as would use it up if they came back
 /// like those before them. Past it nothing is evicted until the debt is paid.
 ///
+/// There is no accessed bit, so what is evicted are samples, too: where most pages come back, reclaim leaves out the next ones, more each
+/// time, until it finds some that stay away.
+///
 /// A value: the same samples give the same decisions.
 struct AutoLimit {
   /// Since the last sample, unless said otherwise.
@@ -31,6 +34,8 @@ struct AutoLimit {
   struct Decision: Equatable {
     /// Pages to evict now.
     var evict: Int
+    /// Pages of the address space to leave out before that.
+    var skip: Int
     /// What the group is left with.
     var limitPages: Int
   }
@@ -48,9 +53,12 @@ struct AutoLimit {
 
   /// Most that is saved up and most that is owed, in intervals.
   private static let credit = 4.0
-  private static let debt = 30.0
+  private static let debt = 10.0
   /// The least share of the budget that is spent once a working set is found.
   private static let leastShare = 1.0 / 16
+  /// The least that is left out, and the least evictions that say anything about what comes next.
+  private static let leastSkip = 512
+  private static let leastSample = 32
   /// CPU time of the agent for a page, which is none of the program's.
   private static let agentNanoseconds = 5000.0
 
@@ -63,11 +71,14 @@ struct AutoLimit {
   /// Part of the budget that is spent: all of it while that frees memory, less and less when it does not.
   private var share = 1.0
   private var round: Round?
+  /// Evictions and faults since the last decision to leave something out, or not to; and how much that was.
+  private var sampled = (evictions: 0, faults: 0)
+  private var skip = 0
   /// Intervals to wait, and how many to wait the next time, where nothing can be evicted.
   private var pause = 0
   private var nextPause = 1
 
-  /// As many evictions as there were resident pages: reclaim has gone through all of them once.
+  /// Evictions of a quarter of what was resident: enough to tell whether there is something to gain.
   private struct Round {
     var residentPages: Int
     var swappedPages: Int
@@ -79,7 +90,7 @@ struct AutoLimit {
     learn(sample)
     judgeRound(sample)
     let evict = isPaused(sample) ? 0 : step(sample)
-    return Decision(evict: evict, limitPages: max(Self.floorPages, sample.residentPages - evict))
+    return Decision(evict: evict, skip: leaveOut(sample), limitPages: max(Self.floorPages, sample.residentPages - evict))
   }
 
   /// The time that can be lost: that which passed, more where several threads worked at once.
@@ -111,7 +122,7 @@ struct AutoLimit {
     let grew = sample.residentPages > now.residentPages + now.residentPages / 4
     if suffers || grew {
       share = 1
-    } else if now.evictions >= now.residentPages {
+    } else if now.evictions >= now.residentPages / 4 {
       let gain = Double(sample.swappedPages - now.swappedPages) / Double(max(1, now.evictions))
       if gain < 0.125 { share = max(share / 2, Self.leastShare) } else if gain > 0.25 { share = 1 }
     } else {
@@ -131,6 +142,16 @@ struct AutoLimit {
     guard pause > 0 else { return false }
     pause -= 1
     return true
+  }
+
+  private mutating func leaveOut(_ sample: Sample) -> Int {
+    sampled.evictions += sample.evictions
+    sampled.faults += sample.faults
+    guard sampled.evictions >= Self.leastSample else { return 0 }
+    let isInUse = sampled.faults > sampled.evictions / 2
+    sampled = (0, 0)
+    skip = isInUse ? min(max(skip * 2, Self.leastSkip), sample.residentPages / 4) : 0
+    return skip
   }
 
   private func step(_ sample: Sample) -> Int {

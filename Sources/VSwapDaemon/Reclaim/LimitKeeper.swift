@@ -92,6 +92,9 @@ final class LimitKeeper: @unchecked Sendable {
     if memory.tuner == nil { memory.tuner = LimitTuner(account, targets) }
     guard let decision = memory.tuner!.look(account, targets, isStuck: budget.isStuck) else { return }
     account.autoPages = decision.limitPages
+    for target in targets where decision.skip > 0 {
+      target.counters.skip = decision.skip * target.counters.resident / max(1, account.resident)
+    }
     if decision.evict > 0 { reclaim(decision.evict, targets) }
   }
 

@@ -270,6 +270,7 @@ final class Pager: @unchecked Sendable {
   private func evict(_ member: Member) {
     guard member.pointee.link!.isOutstanding || member.pointee.counters.wanted > 0 else { return }
     if member.pointee.retireCommands(budget) { compressor.nudge() }
+    member.pointee.sweep.leaveOut(member.pointee.counters)
     member.pointee.pushCommands(budget, &map, layer: layer)
     if member.pointee.counters.wanted > 0 && !member.pointee.link!.isOutstanding { compressor.nudge() }
   }

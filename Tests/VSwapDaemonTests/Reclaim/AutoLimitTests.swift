@@ -71,7 +71,7 @@ import Testing
     #expect(program.residentPages > 40000 && program.residentPages < 65536)
     run.advance(&program, seconds: 1500)
     #expect(program.residentPages == AutoLimit.floorPages)
-    #expect(run.lastDecision == .init(evict: 0, limitPages: AutoLimit.floorPages))
+    #expect(run.lastDecision == .init(evict: 0, skip: 0, limitPages: AutoLimit.floorPages))
   }
 
   @Test("where nothing can be evicted it asks less and less often")
@@ -101,6 +101,7 @@ import Testing
         #expect(decision == twin.decide(sample))
         let most = AutoLimit.most(of: sample.residentPages, isIdle: false)
         #expect(decision.evict >= 0 && decision.evict <= most, "seed \(SeededRandom.seed): \(sample)")
+        #expect(decision.skip >= 0 && decision.skip <= sample.residentPages / 4, "seed \(SeededRandom.seed): \(sample)")
         let left = sample.residentPages - decision.evict
         #expect(decision.evict == 0 || left >= AutoLimit.floorPages, "seed \(SeededRandom.seed): \(sample)")
         #expect(decision.limitPages == max(AutoLimit.floorPages, left), "seed \(SeededRandom.seed): \(sample)")
@@ -115,14 +116,15 @@ import Testing
     func any(_ bits: Int) -> Int { random.below(1 << random.below(bits + 1)) }
     return AutoLimit.Sample(
       nanoseconds: AutoLimit.intervalNanoseconds + UInt64(any(34)), residentPages: any(28), swappedPages: any(28),
-      evictions: any(24), faults: any(24), stalledNanoseconds: UInt64(any(40)), cpuNanoseconds: UInt64(any(36)), isVain: random.below(8) == 0)
+      evictions: any(24), faults: any(24), stalledNanoseconds: UInt64(any(40)), cpuNanoseconds: UInt64(any(36)),
+      isVain: random.below(8) == 0)
   }
 }
 
 /// A controller at work on a program, and what that costs.
 struct SimulatedRun {
   private var controller = AutoLimit()
-  private(set) var lastDecision = AutoLimit.Decision(evict: 0, limitPages: 0)
+  private(set) var lastDecision = AutoLimit.Decision(evict: 0, skip: 0, limitPages: 0)
   private var stalled = 0.0
   private var passed = 0.0
   var slowdown: Double { stalled / passed }
@@ -131,7 +133,7 @@ struct SimulatedRun {
 
   mutating func advance(_ program: inout SimulatedProgram, seconds: Int) {
     for _ in 0..<seconds {
-      let evicted = program.evict(lastDecision.evict)
+      let evicted = program.evict(lastDecision)
       let faults = program.work()
       let stall = UInt64(faults) * SimulatedProgram.faultNanoseconds
       stalled += Double(stall) / 1e9
@@ -197,8 +199,9 @@ struct SimulatedProgram {
   }
 
   /// Returns how many went.
-  mutating func evict(_ count: Int) -> Int {
-    let goal = min(count, residentPages)
+  mutating func evict(_ decision: AutoLimit.Decision) -> Int {
+    hand += decision.skip
+    let goal = min(decision.evict, residentPages)
     var left = goal
     while left > 0 {
       if hand >= pages { hand = 0 }
