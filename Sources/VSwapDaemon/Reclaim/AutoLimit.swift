@@ -48,7 +48,7 @@ struct AutoLimit {
   static let floorPages = 1024
   /// Most pages per interval: of a program that works, and of one that does nothing and shows by nothing what it will need.
   static func most(of residentPages: Int, isIdle: Bool) -> Int {
-    isIdle ? max(16, residentPages / 200) : min(max(16, residentPages / 20), 4096)
+    min(max(16, residentPages / (isIdle ? 200 : 20)), 4096)
   }
 
   /// Most that is saved up and most that is owed, in intervals.
