@@ -105,7 +105,8 @@ struct AutoLimit {
   private mutating func learn(_ sample: Sample) {
     if sample.faults >= 8 {
       let cost = Double(sample.stalledNanoseconds) / Double(sample.faults)
-      faultCost = min(max(faultCost * 0.75 + cost * 0.25, 5000), 5_000_000)
+      // Up at once, down slowly: what is too much is paid for by the program.
+      faultCost = min(max(cost, faultCost * 0.75 + cost * 0.25, 5000), 5_000_000)
     }
     recent.evictions = recent.evictions * 0.75 + Double(sample.evictions)
     recent.faults = recent.faults * 0.75 + Double(sample.faults)

@@ -166,6 +166,7 @@ final class Pager: @unchecked Sendable {
     if buffers.reader.descriptor >= 0 {
       polled.append(pollfd(fd: buffers.reader.descriptor, events: Int16(POLLIN), revents: 0))
     }
+    stallClock.rest()
     let ready = poll(&polled, nfds_t(polled.count), timeout)
     guard ready > 0 else { return }
     if polled[0].revents != 0 { vs_eventfd_clear(mailbox) }
