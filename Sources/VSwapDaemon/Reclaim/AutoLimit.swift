@@ -56,6 +56,7 @@ struct AutoLimit {
   private static let debt = 10.0
   /// The least share of the budget that is spent once a working set is found.
   private static let leastShare = 1.0 / 16
+  private static let usualCost = 20_000.0
   /// The least that is left out, and the least evictions that say anything about what comes next.
   private static let leastSkip = 512
   private static let leastSample = 32
@@ -65,7 +66,7 @@ struct AutoLimit {
   /// Nanoseconds that threads may wait from now on; negative: a debt.
   private var budget = 0.0
   /// What a fault costs, in nanoseconds.
-  private var faultCost = 20_000.0
+  private var faultCost = Self.usualCost
   /// Recent evictions and faults, older ones for less. Begins with the worst: everything comes back.
   private var recent = (evictions: 64.0, faults: 64.0)
   /// Part of the budget that is spent: all of it while that frees memory, less and less when it does not.
@@ -107,6 +108,9 @@ struct AutoLimit {
       let cost = Double(sample.stalledNanoseconds) / Double(sample.faults)
       // Up at once, down slowly: what is too much is paid for by the program.
       faultCost = min(max(cost, faultCost * 0.75 + cost * 0.25, 5000), 5_000_000)
+    } else {
+      // Too few to tell. Back to what is usual, or one bad moment would count for as long as nothing comes back.
+      faultCost = max(faultCost * 0.75, min(faultCost, Self.usualCost))
     }
     recent.evictions = recent.evictions * 0.75 + Double(sample.evictions)
     recent.faults = recent.faults * 0.75 + Double(sample.faults)
