@@ -248,6 +248,21 @@ int vs_set_cpu(int cpu) {
   return result_of(sched_setaffinity(0, sizeof(set), &set));
 }
 
+int vs_run_delay(uint64_t *delay, uint64_t *runs) {
+  char text[128];
+  int fd = open("/proc/thread-self/schedstat", O_RDONLY | O_CLOEXEC);
+  if (fd < 0) return -errno;
+  ssize_t length = read(fd, text, sizeof(text) - 1);
+  close(fd);
+  if (length <= 0) return -EINVAL;
+  text[length] = 0;
+  unsigned long long spent, waited, times;
+  if (sscanf(text, "%llu %llu %llu", &spent, &waited, &times) != 3) return -EINVAL;
+  *delay = waited;
+  *runs = times;
+  return 0;
+}
+
 int64_t vs_resident_pages(int statm) {
   char text[128];
   ssize_t length = pread(statm, text, sizeof(text) - 1, 0);

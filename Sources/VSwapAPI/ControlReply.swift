@@ -33,16 +33,19 @@ public struct RestoreReply: Codable, Sendable, Equatable {
 /// What POST /v1/limit did: the limit that now holds.
 public struct LimitReply: Codable, Sendable, Equatable {
   public var group: String
-  /// Bytes; 0 for none.
+  /// Bytes; 0 for none, and for an automatic one, which the status knows.
   public var limitBytes: Int
+  public var limitMode: LimitMode
 
   enum CodingKeys: String, CodingKey {
     case group
     case limitBytes = "limit_bytes"
+    case limitMode = "limit_mode"
   }
 
-  public init(group: String, limitBytes: Int) {
+  public init(group: String, limit: MemoryLimit) {
     self.group = group
-    self.limitBytes = limitBytes
+    limitBytes = limit.bytes ?? 0
+    limitMode = limit.mode
   }
 }

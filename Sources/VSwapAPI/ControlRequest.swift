@@ -48,33 +48,46 @@ public struct RestoreRequest: Codable, Sendable {
 /// POST /v1/limit.
 public struct LimitRequest: Codable, Sendable {
   public var group: String
-  /// Bytes, at least ``ByteSize/minimumLimit``; nil (`null`, which has to be written) for no limit.
-  public var limitBytes: Int?
+  /// In JSON, as `limit_bytes`: a number, at least ``ByteSize/minimumLimit``; "auto"; or `null`, which has to be written, for none.
+  public var limit: MemoryLimit
 
   enum CodingKeys: String, CodingKey, CaseIterable {
     case group
-    case limitBytes = "limit_bytes"
+    case limit = "limit_bytes"
   }
 
-  public init(group: String, limitBytes: Int?) {
+  public init(group: String, limit: MemoryLimit) {
     self.group = group
-    self.limitBytes = limitBytes
+    self.limit = limit
   }
 
   public init(from decoder: any Decoder) throws {
     let fields = try decoder.strictContainer(keyedBy: CodingKeys.self)
     group = try fields.decode(String.self, forKey: .group)
-    let isNone = try fields.decodeNil(forKey: .limitBytes)
-    limitBytes = isNone ? nil : try fields.wholeNumber(forKey: .limitBytes)
-    if let limitBytes, limitBytes < ByteSize.minimumLimit {
-      throw fields.invalid(.limitBytes, "must be at least \(ByteSize.minimumLimit), or null for no limit")
+    if try fields.decodeNil(forKey: .limit) {
+      limit = .none
+    } else if let word = try? fields.decode(String.self, forKey: .limit) {
+      guard word == MemoryLimit.autoWord else {
+        throw fields.invalid(.limit, "must be a whole number, \"auto\", or null for no limit")
+      }
+      limit = .auto
+    } else {
+      let bytes: Int = try fields.wholeNumber(forKey: .limit)
+      guard bytes >= ByteSize.minimumLimit else {
+        throw fields.invalid(.limit, "must be at least \(ByteSize.minimumLimit), \"auto\", or null for no limit")
+      }
+      limit = .fixed(bytes: bytes)
     }
   }
 
   public func encode(to encoder: any Encoder) throws {
     var fields = encoder.container(keyedBy: CodingKeys.self)
     try fields.encode(group, forKey: .group)
-    try fields.encode(limitBytes, forKey: .limitBytes)  // nil is written as null
+    switch limit {
+    case .none: try fields.encodeNil(forKey: .limit)
+    case .fixed(let bytes): try fields.encode(bytes, forKey: .limit)
+    case .auto: try fields.encode(MemoryLimit.autoWord, forKey: .limit)
+    }
   }
 }
 

@@ -11,8 +11,9 @@ public struct GroupStatus: Codable, Sendable, Equatable {
   }
 
   public var id: String
-  /// Bytes; 0 for none.
+  /// Bytes; 0 for none. Of an automatic limit, where it is now.
   public var limitBytes: Int
+  public var limitMode: LimitMode
   /// Resident anonymous memory of all targets.
   public var residentBytes: Int
   public var swappedPages: Int
@@ -23,17 +24,19 @@ public struct GroupStatus: Codable, Sendable, Equatable {
   enum CodingKeys: String, CodingKey {
     case id
     case limitBytes = "limit_bytes"
+    case limitMode = "limit_mode"
     case residentBytes = "resident_bytes"
     case swappedPages = "swapped_pages"
     case state, targets, totals
   }
 
   public init(
-    id: String, limitBytes: Int, residentBytes: Int, swappedPages: Int, state: State,
+    id: String, limitBytes: Int, limitMode: LimitMode, residentBytes: Int, swappedPages: Int, state: State,
     targets: [TargetStatus], totals: GroupTotals
   ) {
     self.id = id
     self.limitBytes = limitBytes
+    self.limitMode = limitMode
     self.residentBytes = residentBytes
     self.swappedPages = swappedPages
     self.state = state

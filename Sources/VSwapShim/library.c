@@ -96,6 +96,14 @@ static bool parse_size(const char *text, uint64_t *bytes) {
   return true;
 }
 
+static bool parse_limit(const char *text, uint64_t *bytes) {
+  if (strcmp(text, "auto") == 0) {
+    *bytes = VSWAP_LIMIT_AUTO;
+    return true;
+  }
+  return parse_size(text, bytes) && *bytes != VSWAP_LIMIT_AUTO;
+}
+
 static void copy_text(char *to, size_t size, const char *from) {
   size_t length = strnlen(from, size - 1);
   memcpy(to, from, length);
@@ -137,7 +145,7 @@ static const char *read_environment(void) {
   if (path && strlen(path) >= sizeof(shim->path)) return "VSWAP_SOCKET is too long for a socket";
   if (path) copy_text(shim->path, sizeof(shim->path), path);
   if (!path) default_socket();
-  if (limit && !parse_size(limit, &shim->limit)) return "VSWAP_LIMIT is no size: write a number and K, M or G";
+  if (limit && !parse_limit(limit, &shim->limit)) return "VSWAP_LIMIT is no size: write a number and K, M or G, or auto";
   if (group && strlen(group) >= sizeof(shim->group)) return "VSWAP_GROUP is longer than 63 characters";
   if (group) {
     copy_text(shim->group, sizeof(shim->group), group);

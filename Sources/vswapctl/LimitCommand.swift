@@ -11,23 +11,26 @@ struct LimitCommand: ParsableCommand {
   @Argument(help: "The group, as in status.")
   var group: String
 
-  @Argument(help: ArgumentHelp("Resident anonymous memory, at least 4M; or none.", valueName: "size|none"))
+  @Argument(
+    help: ArgumentHelp(
+      "Most resident anonymous memory, at least 4M; auto: as little as it does with; or none.", valueName: "size|auto|none")
+  )
   var limit: String
 
   func validate() throws {
-    _ = try limitBytes()
+    _ = try newLimit()
   }
 
   func run() throws {
     let client = try connection.client()
     do {
-      _ = try client.limit(LimitRequest(group: group, limitBytes: limitBytes()))
+      _ = try client.limit(LimitRequest(group: group, limit: newLimit()))
     } catch let failure as ControlClient.Failure {
       throw client.explain(failure)
     }
   }
 
-  private func limitBytes() throws -> Int? {
-    limit == "none" ? nil : try LimitOption.parse(limit, for: "limit")
+  private func newLimit() throws -> MemoryLimit {
+    limit == "none" ? .none : try LimitOption.parse(limit, for: "limit")
   }
 }

@@ -3,16 +3,14 @@ import VSwapAPI
 
 /// The limit of a group as users write it.
 enum LimitOption {
-  /// Bytes.
+  /// A size or `auto`.
   ///
-  /// - Throws: `ValidationError` that begins with `name`, for anything but a size that a program can live
-  ///   with.
-  static func parse(_ text: String, for name: String) throws -> Int {
-    if text == "auto" {
-      throw ValidationError("\(name): 'auto' is not available yet; give a size, as in 64M")
-    }
+  /// - Throws: `ValidationError` that begins with `name`, for anything but `auto` and a size that a program can
+  ///   live with.
+  static func parse(_ text: String, for name: String) throws -> MemoryLimit {
+    if text == MemoryLimit.autoWord { return .auto }
     do {
-      return try ByteSize.parse(text, minimum: ByteSize.minimumLimit)
+      return .fixed(bytes: try ByteSize.parse(text, minimum: ByteSize.minimumLimit))
     } catch {
       throw ValidationError("\(name): \(error)")
     }

@@ -9,7 +9,7 @@ struct RunCommand: ParsableCommand {
     commandName: "run",
     abstract: "Run a program and all its descendants as one group, under a memory limit.",
     usage:
-      "vswapctl run [--limit SIZE] [--pool-limit SIZE] [--swap PATH:SIZE[:PRIO]]... [--embedded] [--stats] -- CMD [ARG...]",
+      "vswapctl run [--limit SIZE|auto] [--pool-limit SIZE] [--swap PATH:SIZE[:PRIO]]... [--embedded] [--stats] -- CMD [ARG...]",
     discussion: """
       Uses the daemon that answers at the control socket, else starts one for as long as the program runs.
 
@@ -22,7 +22,8 @@ struct RunCommand: ParsableCommand {
 
   @Option(
     help: ArgumentHelp(
-      "Most resident anonymous memory of the group, at least 4M. Default: none.", valueName: "size"))
+      "Most resident anonymous memory of the group, at least 4M; auto: as little as it does with. Default: none.",
+      valueName: "size|auto"))
   var limit: String?
 
   @Option(
@@ -76,7 +77,7 @@ struct RunCommand: ParsableCommand {
   private func execute(_ program: String, _ library: String, _ daemon: RunDaemon) throws -> Int32 {
     let changes = TargetEnvironment.changes(
       library: library, socket: daemon.attachSocket,
-      limitBytes: try limit.map { try LimitOption.parse($0, for: "--limit") })
+      limit: try limit.map { try LimitOption.parse($0, for: "--limit") } ?? .none)
     vs_signals_hold()
     let process = try CommandProcess(program: program, argumentCount: command.count, changes: changes)
     let status = process.wait()

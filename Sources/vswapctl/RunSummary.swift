@@ -37,7 +37,7 @@ struct RunSummary {
 
   private func sentence(_ group: GroupStatus, _ pool: PoolStatus) -> String {
     let totals = group.totals
-    let limit = group.limitBytes == 0 ? "no limit" : "limit \(ByteSize.format(group.limitBytes))"
+    let limit = group.limitMode == .none ? "no limit" : "limit \(StatusReport.limit(of: group))"
     var parts = ["peak resident \(ByteSize.format(totals.peakResidentBytes)) (\(limit))"]
     if totals.evictions == 0 {
       parts.append("nothing was evicted")

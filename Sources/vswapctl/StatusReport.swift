@@ -55,7 +55,7 @@ enum StatusReport {
     ])
     for group in groups {
       table.add([
-        group.id, limit(group.limitBytes), size(group.residentBytes), size(group.swappedPages * pageSize),
+        group.id, limit(of: group), size(group.residentBytes), size(group.swappedPages * pageSize),
         "\(group.targets.count)", words(group.state.rawValue),
       ])
     }
@@ -88,6 +88,11 @@ enum StatusReport {
 
   private static func limit(_ bytes: Int) -> String {
     bytes == 0 ? "none" : size(bytes)
+  }
+
+  /// An automatic limit with where it is now.
+  static func limit(of group: GroupStatus) -> String {
+    group.limitMode == .auto ? "auto, \(size(group.limitBytes))" : limit(group.limitBytes)
   }
 
   private static func words(_ state: String) -> String {

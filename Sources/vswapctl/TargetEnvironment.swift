@@ -1,17 +1,26 @@
 import Glibc
+import VSwapAPI
 
 /// The variables that make a program a target, as changes to the environment for `vs_spawn_command`.
 enum TargetEnvironment {
   /// For a program that is to attach at `socket`. VSWAP_GROUP and VSWAP_REQUIRED hold its process id and
   /// are added when that is known.
-  static func changes(library: String, socket: String, limitBytes: Int?) -> [String] {
+  static func changes(library: String, socket: String, limit: MemoryLimit) -> [String] {
     [
       "LD_PRELOAD=" + ([library] + otherPreloads()).joined(separator: ":"),
       "VSWAP_SOCKET=\(socket)",
-      limitBytes.map { "VSWAP_LIMIT=\($0)" } ?? "VSWAP_LIMIT",
+      variable(limit),
       "VSWAP_GROUP",
       "VSWAP_REQUIRED",
     ]
+  }
+
+  private static func variable(_ limit: MemoryLimit) -> String {
+    switch limit {
+    case .none: "VSWAP_LIMIT"
+    case .fixed(let bytes): "VSWAP_LIMIT=\(bytes)"
+    case .auto: "VSWAP_LIMIT=\(MemoryLimit.autoWord)"
+    }
   }
 
   /// For a program that must not be a target even if this one is.

@@ -52,6 +52,8 @@ int64_t vs_send(int fd, const void *data, size_t length, const int *descriptors,
 /// error (-EMSGSIZE); 0: the peer has gone.
 int64_t vs_receive(int fd, void *data, size_t length, int *descriptor);
 
+/// How long the calling thread has waited for a CPU so far, in nanoseconds, and how often it got one. 0 or -errno.
+int vs_run_delay(uint64_t *delay, uint64_t *runs);
 /// Last CPU of a thread from /proc/PID/task/TID/stat, or -errno.
 int vs_cpu_of_thread(pid_t thread);
 /// Bytes by which a thread that is inside mremap(2) right now lets a mapping grow; 0 if it is not, or not growing. A thread that waits

@@ -21,6 +21,9 @@
 #define VSWAP_VERSION 1u
 #define VSWAP_PAGE 4096u
 
+/// limit_bytes of a hello: as little as the program does with.
+static const uint64_t VSWAP_LIMIT_AUTO = UINT64_MAX;
+
 #define VSWAP_GROUP_MAX 64
 #define VSWAP_NAME_MAX 16
 #define VSWAP_TEXT_MAX 160
@@ -39,7 +42,7 @@ struct vswap_hello {
   uint32_t kind;
   uint32_t agent_thread;
   uint64_t token;        // VSWAP_CHILD: what the identity page says
-  uint64_t limit_bytes;  // 0: none
+  uint64_t limit_bytes;  // 0: none; or VSWAP_LIMIT_AUTO
   char group[VSWAP_GROUP_MAX];
   char name[VSWAP_NAME_MAX];
 };

@@ -59,8 +59,9 @@ struct AreaReader: @unchecked Sendable {
   }
 
   /// Readable when a read has completed; -1 as long as there was none.
-  var isReading: Bool { fields.pointee.underWay > 0 }
   var descriptor: Int32 { fields.pointee.ring?.descriptor ?? -1 }
+  /// Reads that have not been taken in.
+  var underWay: Int { fields.pointee.underWay }
   /// The kernel was short of memory when a read was started: `next` tries again, and has to be called soon.
   var hasQueued: Bool { fields.pointee.ring.map { $0.hasQueued } ?? false }
 

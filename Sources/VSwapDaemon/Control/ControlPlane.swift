@@ -25,8 +25,7 @@ protocol ControlPlane: AnyObject, Sendable {
   func evict(_ selector: TargetSelector, bytes: Int?) throws(ControlError) -> EvictReply
   /// Brings everything back.
   func restore(_ selector: TargetSelector) throws(ControlError) -> RestoreReply
-  /// `limitBytes` nil: no limit.
-  func setLimit(group: String, limitBytes: Int?) throws(ControlError)
+  func setLimit(group: String, limit: MemoryLimit) throws(ControlError)
   /// Less than the pool has now: what is too much goes to swap areas, or stays where there is none.
   func setPoolLimit(bytes: Int) throws(ControlError)
   /// Brings everything back, then lets the process go.

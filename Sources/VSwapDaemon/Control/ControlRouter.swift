@@ -118,8 +118,8 @@ struct ControlRouter: Sendable {
 
   private func limit(_ request: ControlRequest) throws(ControlError) -> LimitReply {
     let order = try decode(LimitRequest.self, request)
-    try plane.setLimit(group: order.group, limitBytes: order.limitBytes)
-    return LimitReply(group: order.group, limitBytes: order.limitBytes ?? 0)
+    try plane.setLimit(group: order.group, limit: order.limit)
+    return LimitReply(group: order.group, limit: order.limit)
   }
 
   private func pool(_ request: ControlRequest) throws(ControlError) -> PoolLimit {

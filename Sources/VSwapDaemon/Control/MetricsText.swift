@@ -40,6 +40,9 @@ enum MetricsText {
 
   private static func groups(_ text: inout String, _ groups: [GroupStatus]) {
     perGroup(&text, "limit_bytes", .gauge, "Memory limit; 0 for none.", groups) { $0.limitBytes }
+    perGroup(&text, "limit_auto", .gauge, "1 where the limit follows what the group needs.", groups) {
+      $0.limitMode == .auto ? 1 : 0
+    }
     perGroup(&text, "resident_bytes", .gauge, "Resident anonymous memory.", groups) { $0.residentBytes }
     perGroup(&text, "swapped_pages", .gauge, "Pages swapped out.", groups) { $0.swappedPages }
     perGroup(&text, "targets", .gauge, "Processes in the group.", groups) { $0.targets.count }

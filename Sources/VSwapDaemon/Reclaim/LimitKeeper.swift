@@ -22,6 +22,7 @@ final class LimitKeeper: @unchecked Sendable {
     var sharedMeasuredAt: UInt64 = 0
     var unreclaimableUntil: UInt64 = 0
     var vain: [UInt32: (swept: Int, evictions: Int)] = [:]
+    var tuner: LimitTuner?
   }
 
   /// Fastest growth that is reckoned with, in pages per millisecond: 4 GiB/s.
@@ -69,6 +70,7 @@ final class LimitKeeper: @unchecked Sendable {
     let evictions = account.evictions
     let resident = max(0, measure(targets) - shared(targets, &memory))
     account.measured(residentPages: resident)
+    tune(account, targets, &memory)
     guard let limit = account.limit else { return 200_000 }
     let near = limit - resident < GroupAccount.closeness(toLimit: limit)
     let now = vs_monotonic_ns()
@@ -87,6 +89,21 @@ final class LimitKeeper: @unchecked Sendable {
     judge(targets, &memory, account, isOverLow: resident > account.low)
     let room = account.high - resident
     return growsUnseen || mayGrow ? 250 : min(max(room * 500 / Self.fastestGrowth, 1000), 100_000)
+  }
+
+  /// An automatic limit: lets its controller look, and evicts what that says.
+  private func tune(_ account: GroupAccount, _ targets: [Target], _ memory: inout Memory) {
+    guard account.limitIsAuto else {
+      memory.tuner = nil
+      return
+    }
+    if memory.tuner == nil { memory.tuner = LimitTuner(account, targets) }
+    guard let decision = memory.tuner!.look(account, targets, isStuck: budget.isStuck) else { return }
+    account.autoPages = decision.limitPages
+    for target in targets where decision.skip > 0 {
+      target.counters.skip = decision.skip * target.counters.resident / max(1, account.resident)
+    }
+    if decision.evict > 0 { reclaim(decision.evict, targets) }
   }
 
   private func measure(_ targets: [Target]) -> Int {

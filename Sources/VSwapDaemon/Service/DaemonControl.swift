@@ -24,9 +24,22 @@ extension Daemon: ControlPlane {
   private func groupStatus(_ entry: (group: Group, targets: [Target])) -> GroupStatus {
     let account = entry.group.account
     return GroupStatus(
-      id: entry.group.id, limitBytes: (account.limit ?? 0) * pageSize, residentBytes: account.resident * pageSize,
+      id: entry.group.id, limitBytes: Self.limitBytes(account.currentLimit, account.autoPages),
+      limitMode: Self.mode(account.currentLimit), residentBytes: account.resident * pageSize,
       swappedPages: account.swapped, state: state(of: account),
       targets: entry.targets.map { targetStatus($0) }, totals: totals(TargetRegistry.totals(of: entry.group)))
+  }
+
+  private static func limitBytes(_ limit: GroupLimit, _ autoPages: Int) -> Int {
+    (limit.isAuto ? autoPages : limit.fixedPages ?? 0) * pageSize
+  }
+
+  private static func mode(_ limit: GroupLimit) -> LimitMode {
+    switch limit {
+    case .none: .none
+    case .fixed: .fixed
+    case .auto: .auto
+    }
   }
 
   private func state(of account: GroupAccount) -> GroupStatus.State {
@@ -45,7 +58,8 @@ extension Daemon: ControlPlane {
 
   private func endedStatus(_ ended: TargetRegistry.Ended) -> GroupStatus {
     GroupStatus(
-      id: ended.id, limitBytes: (ended.limitPages ?? 0) * pageSize, residentBytes: 0, swappedPages: 0, state: .ok,
+      id: ended.id, limitBytes: Self.limitBytes(ended.limit, ended.autoPages), limitMode: Self.mode(ended.limit),
+      residentBytes: 0, swappedPages: 0, state: .ok,
       targets: [], totals: totals(ended.totals))
   }
 
@@ -88,9 +102,13 @@ extension Daemon: ControlPlane {
     return RestoreReply(restoredPages: pages, restoredBytes: pages * pageSize)
   }
 
-  func setLimit(group id: String, limitBytes: Int?) throws(ControlError) {
+  func setLimit(group id: String, limit: MemoryLimit) throws(ControlError) {
     guard let found = registry.group(named: id) else { throw ControlError(.notFound, "there is no group \(id)") }
-    found.group.account.setLimit(limitBytes.map { max(1, $0 / pageSize) })
+    switch limit {
+    case .none: found.group.account.setLimit(.none)
+    case .fixed(let bytes): found.group.account.setLimit(.fixed(pages: max(1, bytes / pageSize)))
+    case .auto: found.group.account.setLimit(.auto)
+    }
     keeper.nudge()
   }
 

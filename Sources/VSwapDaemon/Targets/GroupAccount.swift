@@ -7,6 +7,9 @@ import Synchronization
 struct GroupAccount: @unchecked Sendable {
   private struct Fields: ~Copyable {
     let limit = Atomic<Int>(0)
+    let isAuto = Atomic<Bool>(false)
+    let autoPages = Atomic<Int>(0)
+    let stalled = Atomic<UInt64>(0)
     let reserve = Atomic<Int>(0)
     let resident = Atomic<Int>(0)
     let peakResident = Atomic<Int>(0)
@@ -21,11 +24,11 @@ struct GroupAccount: @unchecked Sendable {
 
   private let fields: UnsafeMutablePointer<Fields>
 
-  static func create(limitPages: Int?) -> GroupAccount {
+  static func create(limit: GroupLimit) -> GroupAccount {
     let fields = UnsafeMutablePointer<Fields>.allocate(capacity: 1)
     fields.initialize(to: Fields())
     let account = GroupAccount(fields: fields)
-    account.setLimit(limitPages)
+    account.setLimit(limit)
     return account
   }
 
@@ -34,12 +37,34 @@ struct GroupAccount: @unchecked Sendable {
     fields.deallocate()
   }
 
-  /// nil: no limit.
-  func setLimit(_ pages: Int?) { fields.pointee.limit.store(pages ?? 0, ordering: .relaxed) }
+  func setLimit(_ limit: GroupLimit) {
+    fields.pointee.autoPages.store(resident, ordering: .relaxed)
+    fields.pointee.limit.store(limit.fixedPages ?? 0, ordering: .relaxed)
+    fields.pointee.isAuto.store(limit.isAuto, ordering: .relaxed)
+  }
+
+  /// The limit that is enforced; nil: none, or an automatic one.
   var limit: Int? {
     let pages = fields.pointee.limit.load(ordering: .relaxed)
     return pages > 0 ? pages : nil
   }
+
+  @inline(__always)
+  var limitIsAuto: Bool { fields.pointee.isAuto.load(ordering: .relaxed) }
+
+  var currentLimit: GroupLimit { limitIsAuto ? .auto : limit.map { .fixed(pages: $0) } ?? .none }
+
+  /// Where an automatic limit is now. Set by the keeper.
+  var autoPages: Int {
+    get { fields.pointee.autoPages.load(ordering: .relaxed) }
+    nonmutating set { fields.pointee.autoPages.store(newValue, ordering: .relaxed) }
+  }
+
+  /// Time that threads have waited for swapped pages, all together; counted while the limit is automatic.
+  var stalledNanoseconds: UInt64 { fields.pointee.stalled.load(ordering: .relaxed) }
+
+  @inline(__always)
+  func stalled(nanoseconds: UInt64) { fields.pointee.stalled.wrappingAdd(nanoseconds, ordering: .relaxed) }
 
   var resident: Int { fields.pointee.resident.load(ordering: .relaxed) }
   var peakResident: Int { fields.pointee.peakResident.load(ordering: .relaxed) }

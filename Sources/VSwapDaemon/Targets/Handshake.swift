@@ -90,16 +90,23 @@ struct Handshake {
       table.destroy(layer: layer)
       throw Refusal(text: "the daemon serves \(TargetRegistry.maximumTargets) address spaces already")
     }
-    let limit = hello.limit_bytes > 0 ? Int(clamping: hello.limit_bytes) / pageSize : nil
     let given = Wire.text(hello.group)
     let name = given.isEmpty ? "\(Wire.text(hello.name))-\(processID)" : given
-    let group = registry.group(named: name, limitPages: limit)
+    let group = registry.group(named: name, limit: Self.limit(hello.limit_bytes))
     let member = Pager.Member.allocate(capacity: 1)
     member.initialize(
       to: TargetState(
         id: id, token: token, uffd: uffd, account: group.account, counters: .create(), link: nil, processID: processID,
         table: table, attach: attach))
     return (member, group)
+  }
+
+  private static func limit(_ bytes: UInt64) -> GroupLimit {
+    switch bytes {
+    case 0: .none
+    case VSWAP_LIMIT_AUTO: .auto
+    default: .fixed(pages: max(1, Int(clamping: bytes) / pageSize))
+    }
   }
 
   // MARK: - A child that grew up

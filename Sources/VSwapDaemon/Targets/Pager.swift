@@ -77,6 +77,7 @@ final class Pager: @unchecked Sendable {
   private var lastCPU: Int32 = -1
   private var roundsSinceLook = 0
   private var roundsPerLook = 16
+  private var stallClock = StallClock()
   private var evictRequest: (promise: Promise<EvictResult>, before: Int, roundsBefore: Int, goal: Int)?
   private var grantedRange: Range<UInt64>?
   /// Found by a swapoff's worker.
@@ -189,9 +190,10 @@ final class Pager: @unchecked Sendable {
     for member in members {
       polled.append(pollfd(fd: member.pointee.uffd.descriptor, events: Int16(POLLIN), revents: 0))
     }
-    if buffers.reader.isReading {
+    if buffers.reader.underWay > 0 {
       polled.append(pollfd(fd: buffers.reader.descriptor, events: Int16(POLLIN), revents: 0))
     }
+    stallClock.rest()
     let longest = timeout
     serving.unlock()
     let ready = poll(&polled, nfds_t(polled.count), longest)
@@ -232,8 +234,11 @@ final class Pager: @unchecked Sendable {
 
   private func serve(_ index: Int) {
     let member = members[index]
+    let (account, counters) = (member.pointee.account, member.pointee.counters)
+    stallClock.begin(faults: counters.faults, account)
     var outcome = member.pointee.drain(buffers)
     if case .drained = outcome, member.pointee.waitingCount > 0 { outcome = member.pointee.serveWaiting(buffers) }
+    stallClock.end(faults: counters.faults, waiting: member.pointee.waitingCount + buffers.reader.underWay, account)
     guard conclude(outcome, index) else { return }
     // A child that ends or executes says nothing.
     if index > 0 || !hasTarget, case .gone = member.pointee.uffd.probe(at: member.pointee.probeAddress) {
@@ -314,6 +319,7 @@ final class Pager: @unchecked Sendable {
   private func evict(_ member: Member) {
     guard member.pointee.link!.isOutstanding || member.pointee.counters.wanted > 0 else { return }
     if member.pointee.retireCommands(budget) { compressor.nudge() }
+    member.pointee.sweep.leaveOut(member.pointee.counters)
     member.pointee.pushCommands(budget, &map, layer: layer)
     if member.pointee.counters.wanted > 0 && !member.pointee.link!.isOutstanding { compressor.nudge() }
   }

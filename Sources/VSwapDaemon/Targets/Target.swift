@@ -50,9 +50,9 @@ final class Group: @unchecked Sendable {
   var targets: [Target] = []
   var everyTarget = 0
 
-  init(id: String, limitPages: Int?) {
+  init(id: String, limit: GroupLimit) {
     self.id = id
-    account = .create(limitPages: limitPages)
+    account = .create(limit: limit)
   }
 
   deinit { account.destroy() }

@@ -10,6 +10,7 @@ struct TargetCounters: @unchecked Sendable {
     let swapped = Atomic<Int>(0)
     let resident = Atomic<Int>(0)
     let wanted = Atomic<Int>(0)
+    let skip = Atomic<Int>(0)
     let sweptInVain = Atomic<Int>(0)
     let unregisteredGrowth = Atomic<Bool>(false)
     let poisoned = Atomic<Int>(0)
@@ -60,7 +61,19 @@ struct TargetCounters: @unchecked Sendable {
     get { fields.pointee.wanted.load(ordering: .relaxed) }
     nonmutating set { fields.pointee.wanted.store(newValue, ordering: .relaxed) }
   }
+  /// Takes back that `pages` are wanted, unless somebody wants more than that.
+  func withdraw(_ pages: Int) {
+    let wanted = self.wanted
+    guard wanted > 0 && wanted <= pages else { return }
+    _ = fields.pointee.wanted.compareExchange(expected: wanted, desired: 0, ordering: .relaxed)
+  }
   func workedOff(_ pages: Int) { fields.pointee.wanted.wrappingSubtract(pages, ordering: .relaxed) }
+
+  /// Pages of the address space that the next sweep leaves out, because those before them are in use. Taken by the pager.
+  var skip: Int {
+    get { fields.pointee.skip.load(ordering: .relaxed) }
+    nonmutating set { fields.pointee.skip.store(newValue, ordering: .relaxed) }
+  }
 
   /// How often the pager went through all of the target's memory and could evict nothing.
   var sweptInVain: Int {

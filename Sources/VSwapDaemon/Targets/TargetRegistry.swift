@@ -22,7 +22,9 @@ final class TargetRegistry: Pager.Family, @unchecked Sendable {
   /// A group whose last target has gone, with its totals.
   struct Ended: Sendable {
     let id: String
-    let limitPages: Int?
+    let limit: GroupLimit
+    /// Where an automatic limit was in the end.
+    let autoPages: Int
     let totals: Totals
   }
 
@@ -45,11 +47,11 @@ final class TargetRegistry: Pager.Family, @unchecked Sendable {
   // MARK: - Joining
 
   /// The group of that name, made where there is none. The first one that names a limit sets it.
-  func group(named id: String, limitPages: Int?) -> Group {
+  func group(named id: String, limit: GroupLimit) -> Group {
     lock.lock()
     defer { lock.unlock() }
     if let group = groups[id] { return group }
-    let group = Group(id: id, limitPages: limitPages)
+    let group = Group(id: id, limit: limit)
     groups[id] = group
     return group
   }
@@ -111,7 +113,9 @@ final class TargetRegistry: Pager.Family, @unchecked Sendable {
     freeIdentifiers.append(target.id)
     if group.targets.isEmpty && groups[group.id] === group {
       groups[group.id] = nil
-      ended.append(Ended(id: group.id, limitPages: group.account.limit, totals: Self.totals(of: group)))
+      let account = group.account
+      ended.append(
+        Ended(id: group.id, limit: account.currentLimit, autoPages: account.autoPages, totals: Self.totals(of: group)))
       if ended.count > Self.keptEnded { ended.removeFirst() }
     }
     lock.unlock()

@@ -138,4 +138,12 @@ struct Sweep {
   var pausedUntil: UInt64 = 0
   /// When smaps was read last.
   var refreshedAt: UInt64 = 0
+
+  /// Goes on behind what the keeper does not want to be looked at.
+  mutating func leaveOut(_ counters: TargetCounters) {
+    let pages = counters.skip
+    guard pages > 0 else { return }
+    counters.skip = 0
+    hand += UInt64(pages)
+  }
 }

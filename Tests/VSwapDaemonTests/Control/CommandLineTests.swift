@@ -16,7 +16,7 @@ struct CommandLineTests {
     arguments: [
       ([], 64, "no command given"), (["frobnicate"], 64, "frobnicate"), (["status", "--foo"], 64, "--foo"),
       (["evict"], 64, "pid|group"), (["evict", "7", "--size", "64X"], 64, "--size: '64X' is not a size"),
-      (["limit", "a", "auto"], 64, "not available yet"), (["limit", "a", "3M"], 64, "at least 4M"),
+      (["limit", "a", "automatic"], 64, "limit: 'automatic' is not a size"), (["limit", "a", "3M"], 64, "at least 4M"),
       (["detach", "x"], 64, "'x'"), (["swapon"], 64, "either a path or --show"),
       (["swapon", "/x", "--show"], 64, "either a path or --show"), (["swapon", ""], 64, "the path is empty"),
       (["swapon", "/x", "--size", "1M"], 64, "--size: '1M' is too small (at least 2M)"),
@@ -35,7 +35,7 @@ struct CommandLineTests {
       (["run", "true"], 125, "the program goes after --"), (["run", "--foo", "--", "true"], 125, "--foo"),
       (["run", "--limit", "64X", "--", "true"], 125, "--limit: '64X' is not a size"),
       (["run", "--limit", "1M", "--", "true"], 125, "at least 4M"),
-      (["run", "--limit", "auto", "--", "true"], 125, "not available yet"),
+      (["run", "--limit", "AUTO", "--", "true"], 125, "--limit: 'AUTO' is not a size"),
       (["run", "--limit", "99999999999G", "--", "true"], 125, "more than this machine can address"),
       (["run", "--pool-limit", "-1", "--", "true"], 125, "--pool-limit"),
       (["run", "--swap", "/x", "--", "true"], 125, "--swap: '/x' is not PATH:SIZE[:PRIO]"),
@@ -80,12 +80,13 @@ struct CommandLineTests {
     )
     #expect(try run("vswapctl", ["restore", "7"] + socket).output == "restored 3 pages (12.0 KiB)\n")
     #expect(try run("vswapctl", socket + ["limit", "a", "64M"]).output.isEmpty)
+    #expect(try run("vswapctl", socket + ["limit", "a", "auto"]).output.isEmpty)
     #expect(try run("vswapctl", socket + ["limit", "a", "none"]).status == 0)
     #expect(try run("vswapctl", socket + ["detach", "7"]).output == "restored 1 page (4.0 KiB)\n")
     #expect(
       served.plane.calls == [
-        .evict(.group("red-7"), 1 << 20), .restore(.pid(7)), .setLimit("a", 64 << 20), .setLimit("a", nil),
-        .detach(7),
+        .evict(.group("red-7"), 1 << 20), .restore(.pid(7)), .setLimit("a", .fixed(bytes: 64 << 20)),
+        .setLimit("a", .auto), .setLimit("a", .none), .detach(7),
       ])
     let status = try run("vswapctl", socket + ["status"])
     for word in ["62.9 MiB", "64.0 MiB", "3.0:1", "over limit", "The pool is full"] {
@@ -115,6 +116,9 @@ struct CommandLineTests {
     let fields = outcome.output.dropLast().split(separator: ":")
     #expect(fields[0].hasPrefix("sh-"))
     #expect(fields[1...] == ["67108864", "\(served.directory.path)/attach.sock", "--socket"])
+    let auto = try run(
+      "vswapctl", ["--socket", served.socketPath, "run", "--limit", "auto", "--", "sh", "-c", #"echo "$VSWAP_LIMIT""#])
+    #expect(auto.output == "auto\n")
     #expect(
       try run("vswapctl", ["--socket", served.socketPath, "run", "--", "sh", "-c", "kill -9 $$"]).status
         == 137)

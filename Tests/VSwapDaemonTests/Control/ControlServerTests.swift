@@ -35,7 +35,7 @@ struct ControlServerTests {
       ])
     let group = try #require(first(status["groups"]) as? NSDictionary)
     #expect(
-      keys(group) == ["id", "limit_bytes", "resident_bytes", "swapped_pages", "state", "targets", "totals"])
+      keys(group) == ["id", "limit_bytes", "limit_mode", "resident_bytes", "swapped_pages", "state", "targets", "totals"])
     #expect(
       keys(first(group["targets"])) == [
         "pid", "name", "resident_bytes", "swapped_pages", "evictions", "faults", "refaults", "zero_fills",
@@ -82,8 +82,9 @@ struct ControlServerTests {
         "evicted_pages"
       ),
       ("/v1/restore", #"{"target":"redis-7"}"#, .restore(.group("redis-7")), "restored_pages"),
-      ("/v1/limit", #"{"group":"a","limit_bytes":67108864}"#, .setLimit("a", 67_108_864), "limit_bytes"),
-      ("/v1/limit", #"{"group":"a","limit_bytes":null}"#, .setLimit("a", nil), "limit_bytes"),
+      ("/v1/limit", #"{"group":"a","limit_bytes":67108864}"#, .setLimit("a", .fixed(bytes: 67_108_864)), "limit_mode"),
+      ("/v1/limit", #"{"group":"a","limit_bytes":"auto"}"#, .setLimit("a", .auto), "limit_mode"),
+      ("/v1/limit", #"{"group":"a","limit_bytes":null}"#, .setLimit("a", .none), "limit_bytes"),
       ("/v1/detach", #"{"pid":12}"#, .detach(12), "restored_bytes"),
     ])
   func commands(path: String, body: String, call: FakeControlPlane.Call, key: String) throws {
@@ -113,6 +114,8 @@ struct ControlServerTests {
       ("/v1/evict", #"{"target":"7","bytes":"4K"}"#, "'bytes' must be a whole number"),
       ("/v1/limit", #"{"group":"a"}"#, "'limit_bytes' is missing"),
       ("/v1/limit", #"{"group":"a","limit_bytes":0}"#, "'limit_bytes' must be at least 4194304"),
+      ("/v1/limit", #"{"group":"a","limit_bytes":"64M"}"#, "'limit_bytes' must be a whole number, \"auto\", or null"),
+      ("/v1/limit", #"{"group":"a","limit_bytes":1.5}"#, "'limit_bytes' must be a whole number"),
       ("/v1/limit", #"{"group":7,"limit_bytes":null}"#, "'group' must be a string"),
       ("/v1/detach", #"{"pid":"7"}"#, "'pid' must be a whole number"),
       ("/v1/detach", #"{"pid":-7}"#, "'pid' must be a process id"),

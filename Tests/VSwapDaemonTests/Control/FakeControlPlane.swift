@@ -9,7 +9,7 @@ final class FakeControlPlane: ControlPlane {
   enum Call: Equatable {
     case evict(TargetSelector, Int?)
     case restore(TargetSelector)
-    case setLimit(String, Int?)
+    case setLimit(String, MemoryLimit)
     case setPoolLimit(Int)
     case detach(Int32)
     case swapon(String, Int?, Int?)
@@ -63,9 +63,9 @@ final class FakeControlPlane: ControlPlane {
     let totals = GroupTotals(
       evictions: 5, faults: 4, refaults: 2, zeroFills: 1, peakResidentBytes: 67_108_864, peakSwappedPages: 9,
       targets: 1)
-    func group(_ id: String, _ targets: [TargetStatus]) -> GroupStatus {
+    func group(_ id: String, _ mode: LimitMode, _ targets: [TargetStatus]) -> GroupStatus {
       GroupStatus(
-        id: id, limitBytes: 67_108_864, residentBytes: 66_000_000, swappedPages: 3, state: .overLimit,
+        id: id, limitBytes: 67_108_864, limitMode: mode, residentBytes: 66_000_000, swappedPages: 3, state: .overLimit,
         targets: targets, totals: totals)
     }
     return DaemonStatus(
@@ -75,7 +75,7 @@ final class FakeControlPlane: ControlPlane {
         state: .full),
       cache: PageCount(pages: 6), zero: PageCount(pages: 8), metadataBytes: 100,
       areas: [Self.area],
-      groups: [group("red\"is-7", [target])], endedGroups: [group("sort-6", [])])
+      groups: [group("red\"is-7", .fixed, [target])], endedGroups: [group("sort-6", .auto, [])])
   }
 
   func evict(_ selector: TargetSelector, bytes: Int?) throws(ControlError) -> EvictReply {
@@ -89,8 +89,8 @@ final class FakeControlPlane: ControlPlane {
     return RestoreReply(restoredPages: 3, restoredBytes: 12288)
   }
 
-  func setLimit(group: String, limitBytes: Int?) throws(ControlError) {
-    try record(.setLimit(group, limitBytes))
+  func setLimit(group: String, limit: MemoryLimit) throws(ControlError) {
+    try record(.setLimit(group, limit))
   }
 
   func setPoolLimit(bytes: Int) throws(ControlError) {

@@ -4,7 +4,7 @@ import Testing
 
 @Suite struct GroupAccountTests {
   @Test func withoutALimitThereIsAlwaysRoom() {
-    let account = GroupAccount.create(limitPages: nil)
+    let account = GroupAccount.create(limit: .none)
     defer { account.destroy() }
     account.measured(residentPages: 1 << 30)
     #expect(account.room > 1 << 40)
@@ -12,7 +12,7 @@ import Testing
   }
 
   @Test func roomFollowsWhatIsMappedAndEvicted() {
-    let account = GroupAccount.create(limitPages: 16384)
+    let account = GroupAccount.create(limit: .fixed(pages: 16384))
     defer { account.destroy() }
     account.measured(residentPages: 16000)
     account.mapped(pages: 300)
@@ -26,7 +26,7 @@ import Testing
   }
 
   @Test(arguments: [1024, 4096, 16384, 65536, 1 << 20]) func watermarksAreOrdered(limit: Int) {
-    let account = GroupAccount.create(limitPages: limit)
+    let account = GroupAccount.create(limit: .fixed(pages: limit))
     defer { account.destroy() }
     for reserve in [0, GroupAccount.growthReserve(ofLimit: limit)] {
       account.reserve = reserve
@@ -37,7 +37,7 @@ import Testing
   }
 
   @Test func peaksStay() {
-    let account = GroupAccount.create(limitPages: 100)
+    let account = GroupAccount.create(limit: .fixed(pages: 100))
     defer { account.destroy() }
     account.measured(residentPages: 90)
     account.measured(residentPages: 10)
