@@ -109,7 +109,8 @@ private struct Bench {
       keys[Int(number)] = generation &* 64 &+ number
       page.fill(key: keys[Int(number)])
       let slot = try #require(layer.store(page: page.bytes, target: 1, virtualPage: number))
-      #expect(table.set(number, slot))
+      let isSet = table.set(number, slot)
+      #expect(isSet)
       if PageTableEntry.isSlot(old) { layer.release(old) }
       if number % 2 == 0 { _ = layer.compressOldest(codec: codec) }
     }
