@@ -124,8 +124,8 @@ int main(int argc, char **argv) {
            "\"p90_ns\": %u, \"p99_ns\": %u, \"p999_ns\": %u, \"max_ns\": %u, \"mean_ns\": %llu, \"mean_over_1us_ns\": %llu, "
            "\"p50_over_1us_ns\": %u, \"p99_over_1us_ns\": %u, \"seconds\": %.3f}\n",
            order, kind, pages, (unsigned long long)touches, absent, slow, AT(0.5), AT(0.9), AT(0.99), AT(0.999), AT(1.0),
-           (unsigned long long)(measured ? sum / measured : 0), (unsigned long long)(slow ? slow_sum / slow : 0), FAULT_AT(0.5), FAULT_AT(0.99),
-           seconds);
+           (unsigned long long)(measured ? sum / measured : 0), (unsigned long long)(slow ? slow_sum / slow : 0), FAULT_AT(0.5),
+           FAULT_AT(0.99), seconds);
     fflush(stdout);
   }
   return 0;
