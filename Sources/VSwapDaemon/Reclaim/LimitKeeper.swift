@@ -13,6 +13,9 @@ final class LimitKeeper: @unchecked Sendable {
   private var young: [Int32: (statm: Int32, parent: UInt32)] = [:]
 
   /// What is remembered of a group between two looks.
+  /// How long room stays reserved after growth that nobody granted: a program that maps memory now and then goes on to do so.
+  private static let reserveNanoseconds: UInt64 = 1_000_000_000
+
   private struct Memory {
     var wasNear = false
     var grewUnseenAt: UInt64 = 0
@@ -80,9 +83,12 @@ final class LimitKeeper: @unchecked Sendable {
     memory.registrations = registrations
     // A look in vain is cheap, and a mapping that is found late is not.
     let mayGrow = near && resident - before > 32
-    if growsUnseen || mayGrow || (near && !memory.wasNear) { watchGrowth(targets) }
-    if growsUnseen { memory.grewUnseenAt = now }
-    account.reserve = now - memory.grewUnseenAt < 100_000_000 ? GroupAccount.growthReserve(ofLimit: limit) : 0
+    let approaches = near && !memory.wasNear
+    if growsUnseen || mayGrow || approaches { watchGrowth(targets) }
+    // Who comes near grew up to now, and nothing is known of how.
+    if growsUnseen || approaches { memory.grewUnseenAt = now }
+    let isRecent = now - memory.grewUnseenAt < Self.reserveNanoseconds
+    account.reserve = isRecent ? GroupAccount.growthReserve(ofLimit: limit) : 0
     if near { promoteChildren(targets) }
     memory.wasNear = near
     if resident > account.high { reclaim(resident - account.low, targets) }
