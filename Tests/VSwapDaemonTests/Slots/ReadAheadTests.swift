@@ -84,8 +84,8 @@ private struct Bench {
   init() throws {
     layer = try SlotLayer.create(
       maximumSlots: 200, cacheFrames: 200, poolReserveBytes: 1 << 30, poolLimitBytes: 16 << 20)
-    workers = try Unpackers.create()
-    try workers.start(workers: 1)
+    workers = try Unpackers.create(workers: 2)
+    try workers.start()
     window = try ReadAheadWindow.create(layer: layer)
     arena = try ChunkArena.create(maximumChunks: 16)
     table = try PageTable.create(arena: arena)
