@@ -263,6 +263,15 @@ int vs_run_delay(uint64_t *delay, uint64_t *runs) {
   return 0;
 }
 
+int vs_set_cpu_share(int share, int shares) {
+  cpu_set_t set;
+  CPU_ZERO(&set);
+  for (int cpu = share; cpu < CPU_SETSIZE; cpu += shares) CPU_SET(cpu, &set);
+  return result_of(sched_setaffinity(0, sizeof(set), &set));
+}
+
+int vs_current_cpu(void) { return sched_getcpu(); }
+
 int64_t vs_resident_pages(int statm) {
   char text[128];
   ssize_t length = pread(statm, text, sizeof(text) - 1, 0);

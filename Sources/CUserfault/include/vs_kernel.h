@@ -61,6 +61,10 @@ int vs_cpu_of_thread(pid_t thread);
 uint64_t vs_growth_of_mremap(pid_t thread);
 /// Pins the calling thread.
 int vs_set_cpu(int cpu);
+/// Keeps the calling thread on every CPU whose number leaves `share` when divided by `shares`. 0 or -errno.
+int vs_set_cpu_share(int share, int shares);
+/// The CPU that the calling thread runs on; -1 where the kernel does not tell.
+int vs_current_cpu(void);
 /// Resident anonymous pages of a process (statm: resident - shared), or -errno. `statm` is an open descriptor.
 int64_t vs_resident_pages(int statm);
 

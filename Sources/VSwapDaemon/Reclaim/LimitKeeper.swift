@@ -12,10 +12,10 @@ final class LimitKeeper: @unchecked Sendable {
   /// Children without an agent: process number to an open statm, and the target that named them.
   private var young: [Int32: (statm: Int32, parent: UInt32)] = [:]
 
-  /// What is remembered of a group between two looks.
   /// How long room stays reserved after growth that nobody granted: a program that maps memory now and then goes on to do so.
   private static let reserveNanoseconds: UInt64 = 1_000_000_000
 
+  /// What is remembered of a group between two looks.
   private struct Memory {
     var wasNear = false
     var grewUnseenAt: UInt64 = 0

@@ -42,7 +42,7 @@ public final class Daemon: @unchecked Sendable {
     let log: @Sendable (String) -> Void = { text in logger.warning("\(text)") }
     registry = TargetRegistry(whenChanged: { _ = vs_eventfd_signal(changed) }, log: log)
     compressor = try Compressor(layer: layer, budget: budget, keep: Self.keptFrames)
-    unpackers = try .create()
+    unpackers = try .create(workers: min(4, sysconf(Int32(_SC_NPROCESSORS_ONLN))))
     keeper = try LimitKeeper(registry: registry, budget: budget)
     writeback = try Writeback(layer: layer, budget: budget)
     areas = SwapAreas(
@@ -78,10 +78,8 @@ public final class Daemon: @unchecked Sendable {
     let attach = try daemon.makeAttachServer(device, directory, embedded: configuration.embedded != nil)
     let control = try ControlServer(
       plane: daemon, socketPath: RuntimePaths.controlSocket(in: directory.path))
-    let processors = sysconf(Int32(_SC_NPROCESSORS_ONLN))
-    try daemon.compressor.start(workers: max(1, min(4, processors / 2)))
-    // On a single CPU the pager is as fast.
-    try daemon.unpackers.start(workers: min(4, processors / 2))
+    try daemon.compressor.start(workers: max(1, min(4, sysconf(Int32(_SC_NPROCESSORS_ONLN)) / 2)))
+    try daemon.unpackers.start()
     try daemon.keeper.start()
     try attach.start()
     try control.start()

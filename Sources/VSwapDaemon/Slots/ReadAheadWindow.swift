@@ -65,6 +65,8 @@ struct ReadAheadWindow: @unchecked Sendable {
 
   // MARK: - The pager
 
+  /// A worker has it, or it waits for one.
+  var isPosted: Bool { fields.pointee.isPosted.load(ordering: .acquiring) }
   var isEmpty: Bool { fields.pointee.count == 0 }
   /// Page after the last one; 0 of an empty window.
   var end: UInt64 { fields.pointee.first + UInt64(fields.pointee.count) }
@@ -124,7 +126,7 @@ struct ReadAheadWindow: @unchecked Sendable {
   /// Gives up what was not taken. false: a worker still has it; later.
   @discardableResult
   func clear() -> Bool {
-    guard !fields.pointee.isPosted.load(ordering: .acquiring) else { return false }
+    guard !isPosted else { return false }
     giveUp(0, fields.pointee.count)
     fields.pointee.first = 0
     fields.pointee.count = 0

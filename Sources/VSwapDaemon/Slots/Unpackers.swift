@@ -3,67 +3,79 @@ import Synchronization
 
 /// Worker threads that unpack what streams of faults will want next (`ReadAheadWindow`), beside the program and its pager.
 ///
-/// A trivial handle; any thread may post.
+/// A trivial handle; any thread may post. The workers share the CPUs out among themselves, and a window goes to one that does not run where
+/// its pager does: a scheduler that saves wake-ups of idle CPUs puts it there otherwise, where it would only keep the program waiting.
 struct Unpackers: @unchecked Sendable {
-  private struct Fields: ~Copyable {
+  private struct Queue: ~Copyable {
     let lock = Lock.create()
+    /// Counts the windows in the queue.
+    let bell: Int32
+    let windows: UnsafeMutablePointer<ReadAheadWindow?>
     var first = 0
     var count = 0
-    var workers = 0
   }
 
   private static let capacity = 64
 
-  private let fields: UnsafeMutablePointer<Fields>
-  private let queue: UnsafeMutablePointer<ReadAheadWindow?>
-  /// Counts the windows in the queue.
-  private let bell: Int32
+  /// One per worker.
+  private let queues: UnsafeMutablePointer<Queue>
+  private let workers: Int
 
-  static func create() throws(KernelError) -> Unpackers {
-    let bell = vs_semaphore()
-    guard bell >= 0 else { throw KernelError(call: "eventfd", code: -bell) }
-    let unpackers = Unpackers(fields: .allocate(capacity: 1), queue: .allocate(capacity: capacity), bell: bell)
-    unpackers.fields.initialize(to: Fields())
-    unpackers.queue.initialize(repeating: nil, count: capacity)
-    return unpackers
+  /// With fewer than two workers nothing is read ahead beside the program.
+  static func create(workers: Int) throws(KernelError) -> Unpackers {
+    let queues = UnsafeMutablePointer<Queue>.allocate(capacity: workers)
+    for index in 0..<workers {
+      let bell = vs_semaphore()
+      guard bell >= 0 else { throw KernelError(call: "eventfd", code: -bell) }
+      let windows = UnsafeMutablePointer<ReadAheadWindow?>.allocate(capacity: capacity)
+      windows.initialize(repeating: nil, count: capacity)
+      (queues + index).initialize(to: Queue(bell: bell, windows: windows))
+    }
+    return Unpackers(queues: queues, workers: workers)
   }
 
-  /// Before the first post. They run for as long as the daemon does. None: nothing is read ahead beside the program.
-  func start(workers: Int) throws(KernelError) {
-    fields.pointee.workers = workers
+  /// They run for as long as the daemon does.
+  func start() throws(KernelError) {
+    guard workers > 1 else { return }
     for number in 0..<workers {
-      try Thread.start("vswap-ahead-\(number)") { [self] in run() }
+      try Thread.start("vswap-ahead-\(number)") { [self] in run(number) }
     }
   }
 
   /// false: there are no workers, or too many windows wait.
   func post(_ window: ReadAheadWindow) -> Bool {
-    fields.pointee.lock.lock()
-    let hasRoom = fields.pointee.workers > 0 && fields.pointee.count < Self.capacity
+    guard workers > 1 else { return false }
+    let queue = queues + (max(0, Int(vs_current_cpu())) + 1) % workers
+    queue.pointee.lock.lock()
+    let hasRoom = queue.pointee.count < Self.capacity
     if hasRoom {
-      queue[(fields.pointee.first + fields.pointee.count) % Self.capacity] = window
-      fields.pointee.count += 1
+      queue.pointee.windows[(queue.pointee.first + queue.pointee.count) % Self.capacity] = window
+      queue.pointee.count += 1
     }
-    fields.pointee.lock.unlock()
-    if hasRoom { _ = vs_eventfd_signal(bell) }
+    queue.pointee.lock.unlock()
+    if hasRoom { _ = vs_eventfd_signal(queue.pointee.bell) }
     return hasRoom
   }
 
-  private func run() {
+  private func run(_ number: Int) {
+    // Where it is not allowed the worker runs wherever it likes.
+    _ = vs_set_cpu_share(Int32(number), Int32(workers))
+    // What is not ready in time the pager does itself, while the program waits.
+    _ = vs_favour_thread(0)
     let codec = Codec.create()
     while true {
-      guard vs_semaphore_take(bell) == 0, let window = next() else { continue }
+      guard vs_semaphore_take(queues[number].bell) == 0, let window = next(queues + number) else { continue }
       window.work(codec: codec)
     }
   }
 
-  private func next() -> ReadAheadWindow? {
-    fields.pointee.lock.lock()
-    defer { fields.pointee.lock.unlock() }
-    guard fields.pointee.count > 0 else { return nil }
-    let window = queue[fields.pointee.first]
-    fields.pointee.first = (fields.pointee.first + 1) % Self.capacity
-    fields.pointee.count -= 1
+  private func next(_ queue: UnsafeMutablePointer<Queue>) -> ReadAheadWindow? {
+    queue.pointee.lock.lock()
+    defer { queue.pointee.lock.unlock() }
+    guard queue.pointee.count > 0 else { return nil }
+    let window = queue.pointee.windows[queue.pointee.first]
+    queue.pointee.first = (queue.pointee.first + 1) % Self.capacity
+    queue.pointee.count -= 1
     return window
   }
 }
