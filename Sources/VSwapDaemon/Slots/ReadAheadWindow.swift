@@ -170,6 +170,11 @@ struct ReadAheadWindow: @unchecked Sendable {
 
   private func unpack(_ slot: SlotNumber, into page: UnsafeMutableRawPointer, _ codec: Codec) -> UInt8 {
     guard layer.table.tryRetain(slot) else { return State.unavailable }
+    // It was given up and is being allocated anew: it has an owner already, and no content yet.
+    guard layer.table.word(slot).kind != .free else {
+      layer.release(slot)
+      return State.unavailable
+    }
     switch layer.load(slot, into: page, codec: codec) {
     case .cached: return State.cached
     case .zero, .pool: return State.unpacked
