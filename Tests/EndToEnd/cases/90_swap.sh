@@ -224,15 +224,11 @@ case_swap_off_busy_added() {
 }
 
 # A swapoff that is interrupted after at most so many milliseconds; leaves its state in STATE: off, cancelled, or "none" when it had no
-# time to say.
+# time to say. It is timeout that signals, because it never signals a process that has ended: its number may be somebody else's by then.
 interrupt_swapoff() {
-  local client
-  # A shell's background commands ignore SIGINT unless told otherwise.
-  env --default-signal=INT "$BIN/vswapctl" --socket "$RUNTIME/control.sock" swapoff "$CASE_DIR/a" --json >interrupted 2>interrupted.err &
-  client=$!
-  pause_up_to "$1"
-  kill -INT $client 2>/dev/null || true
-  wait $client || true
+  local ms=$((1 + RANDOM % $1))
+  timeout --foreground --signal=INT "$((ms / 1000)).$(printf '%03d' $((ms % 1000)))" \
+    "$BIN/vswapctl" --socket "$RUNTIME/control.sock" swapoff "$CASE_DIR/a" --json >interrupted 2>interrupted.err || true
   STATE=$(last_line interrupted "s.get('state', 'none')" 2>/dev/null) || STATE=none
 }
 
@@ -240,7 +236,7 @@ seconds_swap_off_cancelled=900
 case_swap_off_cancelled() {
   require_disk
   RANDOM=$((SEED % 32768))
-  local i longest early=0 late=0
+  local tries longest early=0 late=0
   start_daemon --pool-limit 4M --swap "$CASE_DIR/a:256M"
   start_churn
   squeeze
@@ -250,7 +246,7 @@ case_swap_off_cancelled() {
   off "$CASE_DIR/a"
   longest=$((($(date +%s%N) - longest) / 1000000 + 5))
   ctl swapon "$CASE_DIR/a" --size 256M
-  for ((i = 0; i < 50; i++)); do
+  for ((tries = 0; early < 50 && tries < 300; tries++)); do
     squeeze
     make_room
     interrupt_swapoff $longest
@@ -258,14 +254,17 @@ case_swap_off_cancelled() {
     if is_active "$CASE_DIR/a"; then
       [[ $STATE != off ]] || fail "said to be off, but active: $(status "s['areas']")"
       early=$((early + 1))
+      longest=$((longest + longest / 16 + 1))
     else
       [[ $STATE == off || $STATE == none ]] || fail "gone after $STATE"
       late=$((late + 1))
+      # About every second one is to come in time, however long a swapoff takes on this machine.
+      ((longest <= 10)) || longest=$((longest - longest / 16 - 1))
       ctl swapon "$CASE_DIR/a" --size 256M
     fi
   done
   remark "cancelled=$early off=$late"
-  ((early >= 10)) || fail "only $early of 50 were interrupted in time"
+  ((early == 50)) || fail "only $early of $tries were interrupted in time"
   ask figures
   squeeze
   make_room
