@@ -85,7 +85,7 @@ final class Swapoff: @unchecked Sendable {
     isOver = true
     lock.unlock()
     for _ in workers { _ = vs_eventfd_signal(arrived) }
-    for promise in workers { while promise.wait(milliseconds: 60_000) == nil {} }
+    for promise in workers { _ = promise.wait() }
     writer?.drain()
   }
 

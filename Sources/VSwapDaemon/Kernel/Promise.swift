@@ -25,6 +25,13 @@ final class Promise<Value: Sendable>: @unchecked Sendable {
     _ = vs_futex_wake(word, Int32.max)
   }
 
+  /// For what must not be given up: whoever was asked answers, or refuses when it ends.
+  func wait() -> Value {
+    while true {
+      if let value = wait(milliseconds: 60_000) { return value }
+    }
+  }
+
   /// nil: nothing came within `milliseconds`.
   func wait(milliseconds: Int) -> Value? {
     let deadline = vs_monotonic_ns() + UInt64(milliseconds) * 1_000_000

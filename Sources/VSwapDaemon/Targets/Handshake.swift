@@ -123,7 +123,8 @@ struct Handshake {
       let attach = try receive(connection, vswap_attach(), &none)
       if none >= 0 { close(none) }
       let promise = Promise<Pager.HandOver?>()
-      guard old.post(.handOver(token: hello.token, promise)), let handOver = promise.wait(milliseconds: 30_000) ?? nil
+      // Without a limit: a child that was handed over to somebody who gave up would never be served again.
+      guard old.post(.handOver(token: hello.token, promise)), let handOver = promise.wait()
       else { throw Refusal(text: "the child is not served any more") }
       // From here on this thread serves the child, and nothing below fails. Without a registered staging area the agent moves nothing.
       let staging = UInt64(VSWAP_BANK_PAGES) * UInt64(pageSize)
@@ -139,7 +140,7 @@ struct Handshake {
 
   private func passInherited(_ connection: Int32, _ old: Pager, _ token: UInt64) throws {
     let promise = Promise<Int32?>()
-    guard old.post(.duplicate(token: token, promise)), let inherited = promise.wait(milliseconds: 30_000) ?? nil,
+    guard old.post(.duplicate(token: token, promise)), let inherited = promise.wait(),
       inherited >= 0
     else { throw Refusal(text: "the child is not served any more") }
     defer { close(inherited) }

@@ -27,14 +27,14 @@ final class TargetSink: PageSink, @unchecked Sendable {
     let promise = Promise<Bool>()
     guard pager.post(.bringIn(batch, promise)) else { return }
     // The batch is the pager's until it says so.
-    while promise.wait(milliseconds: 60_000) == nil {}
+    _ = promise.wait()
   }
 
   func deliverToAll(_ batch: PageBatch) {
     for pager in registry.pagers() {
       let promise = Promise<Bool>()
       guard pager.post(.bringIn(batch, promise)) else { continue }
-      while promise.wait(milliseconds: 60_000) == nil {}
+      _ = promise.wait()
     }
   }
 
