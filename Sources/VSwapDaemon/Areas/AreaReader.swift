@@ -14,11 +14,21 @@ struct AreaReader: @unchecked Sendable {
     /// Bytes from the start of the area that were asked for.
     var start: Int
     var length: Int
+    /// It is to bring neighbours along.
+    var isAround: Bool
     var buffer: UnsafeMutableRawPointer
+
+    /// Whether all of an object is being read.
+    @inline(__always)
+    func holds(_ place: AreaPlace) -> Bool {
+      word.place.area == place.area && place.offset >= start && place.offset + place.bytes <= start + length
+    }
   }
 
   /// Reads at a time. More faults wait their turn.
   static let capacity = 32
+  /// Of those, left to faults by reads ahead.
+  private static let spare = 8
   /// Bytes that one read brings at most, neighbours included.
   static let longest = 64 << 10
 
@@ -74,17 +84,30 @@ struct AreaReader: @unchecked Sendable {
     case impossible
   }
 
-  /// Whether a read for this page of the address space is under way.
+  /// Whether a read for this page of the address space is under way, whose end is the end of everybody's wait for it.
   func isReading(_ token: UInt64, _ address: UInt64) -> Bool {
     guard fields.pointee.underWay > 0 else { return false }
-    for index in 0..<Self.capacity where flights[index].token == token && flights[index].fault.address == address { return true }
+    for index in 0..<Self.capacity
+    where flights[index].token == token && flights[index].fault.address == address && flights[index].fault.thread != Fault.ahead {
+      return true
+    }
+    return false
+  }
+
+  /// Whether a read under way for the address space will bring the object along. Whoever waits for that has to look again when the read is over.
+  func isBringing(_ token: UInt64, _ word: SlotWord) -> Bool {
+    guard fields.pointee.underWay > 0 else { return false }
+    for index in 0..<Self.capacity where flights[index].token == token && flights[index].isAround {
+      if flights[index].holds(word.place) { return true }
+    }
     return false
   }
 
   /// Reads the object where `word` says, and `longest` bytes with what was evicted after it if `around` is set.
   func start(_ fault: Fault, token: UInt64, slot: SlotNumber, word: SlotWord, around: Bool) -> Started {
     guard prepare() else { return .impossible }
-    guard fields.pointee.idleCount > 0, let ring = fields.pointee.ring else { return .busy }
+    let spare = fault.thread == Fault.ahead ? Self.spare : 0
+    guard fields.pointee.idleCount > spare, let ring = fields.pointee.ring else { return .busy }
     let index = Int(idle[fields.pointee.idleCount - 1])
     let place = word.place
     let end = (place.offset + place.bytes + pageSize - 1) & ~(pageSize - 1)
@@ -95,7 +118,8 @@ struct AreaReader: @unchecked Sendable {
     guard ring.queue(write: false, file: place.area, buffer: buffer, length: end - begin, offset: begin, token: UInt64(index))
     else { return .busy }
     flights[index] = Flight(
-      fault: fault, token: token, slot: slot, word: word, start: begin, length: end - begin, buffer: buffer)
+      fault: fault, token: token, slot: slot, word: word, start: begin, length: end - begin, isAround: around,
+      buffer: buffer)
     fields.pointee.idleCount -= 1
     fields.pointee.underWay += 1
     ring.submit()
@@ -115,7 +139,7 @@ struct AreaReader: @unchecked Sendable {
   func abandon(_ token: UInt64, _ body: (Fault) -> Void) {
     guard fields.pointee.underWay > 0 else { return }
     for index in 0..<Self.capacity where flights[index].token == token {
-      body(flights[index].fault)
+      if flights[index].fault.thread != Fault.ahead { body(flights[index].fault) }
       flights[index].token = 0
     }
   }

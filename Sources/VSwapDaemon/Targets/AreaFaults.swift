@@ -7,12 +7,32 @@ extension TargetState {
     _ fault: Fault, _ page: UInt64, _ slot: SlotNumber, _ word: SlotWord, _ buffers: FaultBuffers
   ) -> ServiceOutcome {
     if buffers.reader.isReading(token, fault.address) { return .done }
-    switch buffers.reader.start(fault, token: token, slot: slot, word: word, around: streams.fault(page).ahead > 1) {
-    case .underWay: break
-    case .busy: keep(fault)
-    case .impossible: return readNow(fault, slot, word, buffers)
+    let isStream = streams.fault(page).ahead > 1
+    if buffers.reader.isBringing(token, word) {
+      keep(fault)
+    } else {
+      switch buffers.reader.start(fault, token: token, slot: slot, word: word, around: isStream) {
+      case .underWay: break
+      case .busy: keep(fault)
+      case .impossible: return readNow(fault, slot, word, buffers)
+      }
     }
+    if isStream { readAhead(page, buffers) }
     return .done
+  }
+
+  /// Starts reads of what a stream of faults will want next and no read under way brings along. Pages that do not compress lie in other
+  /// segments than their neighbours, so one read seldom brings everything.
+  private mutating func readAhead(_ page: UInt64, _ buffers: FaultBuffers) {
+    // With little room below the limit what is asked for goes first.
+    for next in streams.readAhead(page, atMost: account.room / 16) {
+      let entry = table.entry(next)
+      guard PageTableEntry.isSlot(entry) else { continue }
+      let word = buffers.layer.table.word(entry)
+      guard word.kind == .area, !buffers.reader.isBringing(token, word) else { continue }
+      let fault = Fault(address: next * UInt64(pageSize), thread: Fault.ahead, write: false)
+      guard case .underWay = buffers.reader.start(fault, token: token, slot: entry, word: word, around: true) else { return }
+    }
   }
 
   private mutating func readNow(_ fault: Fault, _ slot: SlotNumber, _ word: SlotWord, _ buffers: FaultBuffers) -> ServiceOutcome {
@@ -29,12 +49,17 @@ extension TargetState {
       if case .violation(let what) = takeEvicted(buffers.layer) { return .violation(what) }
     }
     guard isSettled(buffers) else {
-      keep(flight.fault)
+      if flight.fault.thread != Fault.ahead { keep(flight.fault) }
       return .again
+    }
+    if flight.fault.thread == Fault.ahead {
+      return isComplete ? mapBrought(from: flight.fault.address / UInt64(pageSize), flight, buffers) : .drained
     }
     let object = isComplete ? UnsafeRawPointer(flight.buffer + (flight.word.place.offset - flight.start)) : nil
     switch take(flight.fault, flight.slot, flight.word, object, window: flight, buffers) {
-    case .done: return .drained
+    case .done:
+      guard isComplete, flight.isAround else { return .drained }
+      return mapBrought(from: flight.fault.address / UInt64(pageSize) + 1, flight, buffers)
     case .gone: return .gone
     case .changing:
       keep(flight.fault)
@@ -61,32 +86,65 @@ extension TargetState {
       buffers.layer.loseInArea(slot, word)
       return serve(fault, buffers)
     }
-    let count = window.map { neighbours(after: page, of: word, $0, buffers) } ?? 0
+    let count = window.map { neighbours(after: page, $0, buffers) } ?? 0
     return faultedIn(fault, page, copyIn(fault.address, buffers.bounce, count + 1), fromCache: false, buffers)
   }
 
   /// Unpacks the pages after `page` that the same read has brought, behind it. Returns how many.
-  private mutating func neighbours(
-    after page: UInt64, of word: SlotWord, _ flight: AreaReader.Flight, _ buffers: FaultBuffers
-  ) -> Int {
+  private func neighbours(after page: UInt64, _ flight: AreaReader.Flight, _ buffers: FaultBuffers) -> Int {
     // With little room below the limit what is asked for goes first.
-    let most = min(ReadStreams.longest - 1, account.room / 16)
+    unpackRun(
+      from: page + 1, atMost: min(ReadStreams.longest - 1, account.room / 16), flight, into: buffers.bounce + pageSize, buffers)
+  }
+
+  /// Unpacks adjacent pages that a read has brought. Returns how many.
+  private func unpackRun(
+    from page: UInt64, atMost most: Int, _ flight: AreaReader.Flight, into place: UnsafeMutableRawPointer, _ buffers: FaultBuffers
+  ) -> Int {
     var count = 0
     while count < most {
-      let entry = table.entry(page + UInt64(count) + 1)
+      let entry = table.entry(page + UInt64(count))
       guard PageTableEntry.isSlot(entry) else { break }
       let other = buffers.layer.table.word(entry)
-      guard other.kind == .area, other.place.area == word.place.area, other.place.offset >= flight.start,
-        other.place.offset + other.place.bytes <= flight.start + flight.length
-      else { break }
+      guard other.kind == .area, flight.holds(other.place) else { break }
       let object = UnsafeRawPointer(flight.buffer + (other.place.offset - flight.start))
       guard let content = buffers.layer.content(of: object, entry, other),
-        buffers.layer.unpack(content, into: buffers.bounce + (count + 1) * pageSize, codec: buffers.codec)
+        buffers.layer.unpack(content, into: place + count * pageSize, codec: buffers.codec)
       else { break }
       count += 1
     }
     return count
   }
+
+  /// Maps what a read has brought of the pages from `page` on, with holes where a page lies elsewhere. What is not mapped stays where it is.
+  private mutating func mapBrought(from page: UInt64, _ flight: AreaReader.Flight, _ buffers: FaultBuffers) -> DrainOutcome {
+    let end = page + UInt64(Self.reach)
+    var next = page
+    while next < end {
+      let most = min(ReadStreams.longest, Int(end - next), account.room / 16)
+      let count = unpackRun(from: next, atMost: most, flight, into: buffers.bounce, buffers)
+      guard count > 0 else {
+        next += 1
+        continue
+      }
+      switch copyIn(next * UInt64(pageSize), buffers.bounce, count) {
+      case .filled(let pages):
+        pending.forgetMoves()
+        for index in next..<next + UInt64(pages) { leaveSlot(index, table.entry(index), chances: 0, buffers.layer) }
+        account.mapped(pages: pages)
+        streams.brought(next, pages)
+        next += UInt64(pages)
+      case .changing: return .again
+      case .gone: return .gone
+      case .exists, .unmapped, .failed: next += 1
+      }
+    }
+    reclaimIfOver()
+    return .drained
+  }
+
+  /// Pages among which those are looked for that a read has brought: of well compressible ones more fit into it.
+  private static let reach = 128
 
   // MARK: - Unasked
 

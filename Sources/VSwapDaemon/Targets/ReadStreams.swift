@@ -2,9 +2,11 @@
 /// readahead, a stream starts with one page and doubles as long as faults come where it ended.
 struct ReadStreams {
   private struct Stream {
-    /// Pages [first, end) are what the last fault has brought in.
+    /// Pages [first, end) are what the last fault has brought in, and what reads ahead of it have, with holes.
     var first: UInt64 = 0
     var end: UInt64 = 0
+    /// What lies in swap areas below this page is being read, or was.
+    var readTo: UInt64 = 0
     var pages = 1
     var isDownward = false
     var usedAt: UInt64 = 0
@@ -14,6 +16,9 @@ struct ReadStreams {
   static let longest = 32
   /// Pages per fault from which on a stream is worth unpacking ahead for.
   static let proven = 16
+  /// Pages that are read ahead of a stream from swap areas. Reads take far longer than faults from RAM, and it takes several of them at once to keep
+  /// a disk busy.
+  static let distance = 256
   private static let count = 8
   /// A fault that many pages past the end still belongs to the stream: those between were resident.
   private static let reach: UInt64 = 16
@@ -38,6 +43,7 @@ struct ReadStreams {
     clock += 1
     var oldest = 0
     for index in 0..<Self.count {
+      if page >= streams[index].first && page < streams[index].end { return stay(index) }
       if page >= streams[index].end && page - streams[index].end < Self.reach { return extend(index, page, isDownward: false) }
       if page < streams[index].first && streams[index].first - page <= Self.reach { return extend(index, page, isDownward: true) }
       if streams[index].usedAt < streams[oldest].usedAt { oldest = index }
@@ -47,17 +53,48 @@ struct ReadStreams {
     return (1, 0)
   }
 
+  /// A page that did not come with the others.
+  private mutating func stay(_ index: Int) -> (ahead: Int, behind: Int) {
+    current = index
+    streams[index].usedAt = clock
+    return streams[index].isDownward ? (1, 0) : (streams[index].pages, 0)
+  }
+
   private mutating func extend(_ index: Int, _ page: UInt64, isDownward: Bool) -> (ahead: Int, behind: Int) {
     current = index
     let turns = streams[index].isDownward != isDownward
     let pages = turns ? 2 : min(2 * streams[index].pages, Self.longest)
-    streams[index] = Stream(first: page, end: page + 1, pages: pages, isDownward: isDownward, usedAt: clock)
+    streams[index] = Stream(
+      first: page, end: page + 1, readTo: streams[index].readTo, pages: pages, isDownward: isDownward, usedAt: clock)
     return isDownward ? (1, pages - 1) : (pages, 0)
   }
 
-  /// That many pages came with the last fault.
+  /// That many pages from `page` on were mapped, for a fault or ahead of one.
   @inline(__always)
-  mutating func brought(_ page: UInt64, _ pages: Int) { streams[current].end = page + UInt64(pages) }
+  mutating func brought(_ page: UInt64, _ pages: Int) {
+    // Several faults may wait for their reads, so it is not always the last one.
+    if page < streams[current].first || page > streams[current].end { return broughtElsewhere(page, pages) }
+    streams[current].end = max(streams[current].end, page + UInt64(pages))
+  }
+
+  private mutating func broughtElsewhere(_ page: UInt64, _ pages: Int) {
+    for index in 0..<Self.count
+    where page >= streams[index].first && page <= streams[index].end + UInt64(Self.distance) && streams[index].end > 0 {
+      streams[index].end = max(streams[index].end, page + UInt64(pages))
+      return
+    }
+  }
+
+  /// After a fault on `page` whose stream has come to be proven: the pages to be read ahead now, `most` at most (below 0 where a group is over its
+  /// limit). Empty as long as half of what was asked for last lies ahead.
+  mutating func readAhead(_ page: UInt64, atMost most: Int) -> Range<UInt64> {
+    let stream = streams[current]
+    let end = page + 1 + UInt64(min(max(0, most), Self.distance))
+    let start = max(page + 1, stream.readTo)
+    guard !stream.isDownward, stream.pages >= 4, start + UInt64(Self.distance / 2) < end else { return 0..<0 }
+    streams[current].readTo = end
+    return start..<end
+  }
 
   /// That many pages below it, too.
   @inline(__always)

@@ -2,6 +2,9 @@
 # What cases use. In a case: $CASE_DIR is its own directory and the current one, $VSWAP_SEED its seed.
 # shellcheck disable=SC2034  # variables for the cases
 
+# shellcheck source=SCRIPTDIR/processes.sh
+source "$(dirname "${BASH_SOURCE[0]}")/processes.sh"
+
 BIN=$VSWAP_BIN
 PROGRAMS=$VSWAP_PROGRAMS
 SUPPORT=$(cd "$(dirname "${BASH_SOURCE[0]}")" && pwd)
@@ -181,7 +184,10 @@ start_program() {
 }
 
 read_answer() {
-  IFS= read -r -t $((200 * VSWAP_SLOWNESS)) ANSWER <&"$FROM" || fail "the program does not answer"
+  IFS= read -r -t $((200 * VSWAP_SLOWNESS)) ANSWER <&"$FROM" || {
+    describe_hang "$VSWAP_E2E_CASE" >&2
+    fail "the program does not answer"
+  }
 }
 
 # ask COMMAND: leaves the program's answer in ANSWER.

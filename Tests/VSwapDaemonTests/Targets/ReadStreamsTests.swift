@@ -63,4 +63,61 @@ import Testing
       streams.brought(page, 1)
     }
   }
+
+  /// Reads ahead leave holes: faults there are the stream's, and do not make it go faster.
+  @Test func faultsInHolesBelongToTheStream() {
+    var streams = ReadStreams()
+    defer { streams.destroy() }
+    for page: UInt64 in [100, 101, 103] {
+      let (ahead, _) = streams.fault(page)
+      streams.brought(page, ahead)
+    }
+    streams.brought(110, 30)
+    #expect(streams.end == 140)
+    #expect(streams.fault(108).ahead == 4)
+    streams.brought(108, 1)
+    #expect(streams.end == 140)
+    #expect(streams.fault(141).ahead == 8)
+  }
+
+  @Test func onlyProvenStreamsAreReadAhead() {
+    var streams = ReadStreams()
+    defer { streams.destroy() }
+    var page: UInt64 = 1000
+    for expected in [0, 0, 256] {
+      let (ahead, _) = streams.fault(page)
+      streams.brought(page, ahead)
+      #expect(streams.readAhead(page, atMost: 10_000).count == expected)
+      page += UInt64(ahead)
+    }
+  }
+
+  /// Again when half of it has been used up, and never the same page twice.
+  @Test func readsAheadFollowTheStream() {
+    var streams = ReadStreams()
+    defer { streams.destroy() }
+    var asked: [Range<UInt64>] = []
+    for page: UInt64 in 5000..<5600 {
+      _ = streams.fault(page)
+      streams.brought(page, 1)
+      let range = streams.readAhead(page, atMost: .max)
+      if !range.isEmpty { asked.append(range) }
+    }
+    #expect(asked.count >= 4)
+    for (one, next) in zip(asked, asked.dropFirst()) { #expect(one.upperBound == next.lowerBound) }
+    #expect(streams.readAhead(5599, atMost: 4).isEmpty)
+    // A child that nobody keeps waiting faults while its group is over the limit.
+    #expect(streams.readAhead(5599, atMost: -4).isEmpty)
+  }
+
+  /// Several faults wait for their reads at once, and these complete in any order.
+  @Test func whatAReadBringsIsNotedWhereItBelongs() {
+    var streams = ReadStreams()
+    defer { streams.destroy() }
+    _ = streams.fault(1000)
+    _ = streams.fault(900_000)
+    streams.brought(1000, 8)
+    #expect(streams.end == 900_001)
+    #expect(streams.fault(1008).ahead == 2)
+  }
 }
