@@ -7,7 +7,8 @@ extension TargetState {
     _ fault: Fault, _ page: UInt64, _ slot: SlotNumber, _ word: SlotWord, _ buffers: FaultBuffers
   ) -> ServiceOutcome {
     if buffers.reader.isReading(token, fault.address) { return .done }
-    let isStream = streams.fault(page).ahead > 1
+    // Close to the limit nothing that a read brings along would be mapped, and nobody should wait for it.
+    let isStream = streams.fault(page).ahead > 1 && account.room >= 64
     if buffers.reader.isBringing(token, word) {
       keep(fault)
     } else {

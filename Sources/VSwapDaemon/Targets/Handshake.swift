@@ -165,11 +165,12 @@ struct Handshake {
     let pager = Pager(
       target: target, state: member, family: registry, mailbox: endpoint.mailbox, quiet: endpoint.quiet,
       buffers: endpoint.buffers, budget: budget, compressor: compressor)
-    registry.join(target, servedBy: pager)
     member.pointee.agentThread = agentThread
     member.pointee.publishToAgent()
     // A child comes with slots.
     member.pointee.publishSwapped()
+    // From here on a swapoff may map pages there: nothing of the state is touched any more but by the pager.
+    registry.join(target, servedBy: pager)
     // The agent does what direct reclaim does in the kernel, and has to get its turn beside threads that allocate.
     if vs_is_thread_of(endpoint.processID, agentThread) != 0 { _ = vs_favour_thread(agentThread) }
     // A peer that has gone in the meantime is noticed by the pager.
