@@ -415,6 +415,31 @@ case_swap_loop() {
   stop_daemon
 }
 
+# --- a file system that cannot do direct I/O: ext4 that journals its data ---
+
+unmount_image() { ! mountpoint -q "$CASE_DIR/mounted" || umount "$CASE_DIR/mounted"; }
+
+needs_swap_indirect="mkfs.ext4 mount losetup"
+case_swap_indirect() {
+  require_disk
+  ((EUID == 0)) || skip "only root can mount"
+  truncate -s 400M image
+  mkfs.ext4 -q image
+  mkdir mounted
+  mount -o loop,data=journal image mounted 2>mount.err || skip "this cannot be mounted here: $(<mount.err)"
+  AT_END=(unmount_image)
+  start_daemon --pool-limit 4M --swap "$CASE_DIR/mounted/a:200M"
+  start_program 256M "$PROGRAMS/swapfill" --size 96 --seed "$SEED"
+  evict_to_areas 10000
+  ask_right verify
+  evict_to_areas 10000
+  off "$CASE_DIR/mounted/a"
+  ask_right verify
+  end_program
+  stop_daemon
+  unmount_image
+}
+
 # --- two areas ---
 
 # start_two AREA...: a program beside a daemon with these areas.
