@@ -90,12 +90,12 @@ static bool map_shared(int ring, int family) {
   shim->ring = mmap(NULL, sizeof(struct vswap_ring), PROT_READ | PROT_WRITE, MAP_SHARED, ring, 0);
   if (shim->ring == MAP_FAILED) return fail("mapping the ring failed");
   shim_madvise(shim->ring, sizeof(struct vswap_ring), MADV_DONTFORK);
-  if (shim->family) munmap(shim->family, SHIM_PAGE);
-  shim->family = mmap(NULL, SHIM_PAGE, PROT_READ | PROT_WRITE, MAP_SHARED, family, 0);
-  if (shim->family == MAP_FAILED) {
-    shim->family = NULL;
-    return fail("mapping the family page failed");
-  }
+  // In a child the parent's page is there, and the program's threads look at it while they wait for us (shim_grow_up), or fork: the new one
+  // takes its place in one step.
+  int flags = shim->family ? MAP_SHARED | MAP_FIXED : MAP_SHARED;
+  struct vswap_family *page = mmap(shim->family, SHIM_PAGE, PROT_READ | PROT_WRITE, flags, family, 0);
+  if (page == MAP_FAILED) return fail("mapping the family page failed");
+  shim->family = page;
   close(ring);
   close(family);
   return true;

@@ -55,6 +55,12 @@ case_model_forks() {
   require_swapping
 }
 
+# Children that need the library while it attaches to the daemon on their behalf.
+seconds_model_growup=200
+case_model_growup() {
+  limited 16M "$PROGRAMS/growup" --children 3000 --seed $((SEED + 500))
+}
+
 seconds_model_mremap=200
 case_model_mremap() {
   limited 16M "$PROGRAMS/model" --seed $((SEED + 400)) --size 64 --steps 6000 --threads 1 \
