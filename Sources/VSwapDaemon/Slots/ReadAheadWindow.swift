@@ -16,9 +16,13 @@ struct ReadAheadWindow: @unchecked Sendable {
     let claimed = Atomic<Int>(0)
     /// A worker has the window, or it waits for one: nobody else may change or clear it.
     let isPosted = Atomic<Bool>(false)
-    /// The pager's own.
-    var first: UInt64 = 0
+    /// Changes only while no worker has the window.
     var count = 0
+  }
+
+  /// The pager's own, which it changes at any time.
+  private struct Position {
+    var first: UInt64 = 0
     var taken = 0
   }
 
@@ -34,6 +38,7 @@ struct ReadAheadWindow: @unchecked Sendable {
   private static let patience = 256
 
   private let fields: UnsafeMutablePointer<Fields>
+  private let position: UnsafeMutablePointer<Position>
   private let slots: UnsafeMutablePointer<SlotNumber>
   private let states: UnsafeMutablePointer<Atomic<UInt8>>
   private let content: UnsafeMutableRawPointer
@@ -44,9 +49,10 @@ struct ReadAheadWindow: @unchecked Sendable {
     guard let content = mmap(nil, pages * pageSize, PROT_READ | PROT_WRITE, flags, -1, 0), content != MAP_FAILED
     else { throw .last("mmap") }
     let window = ReadAheadWindow(
-      fields: .allocate(capacity: 1), slots: .allocate(capacity: pages), states: .allocate(capacity: pages),
+      fields: .allocate(capacity: 1), position: .allocate(capacity: 1), slots: .allocate(capacity: pages), states: .allocate(capacity: pages),
       content: content, layer: layer)
     window.fields.initialize(to: Fields())
+    window.position.initialize(to: Position())
     window.slots.initialize(repeating: 0, count: pages)
     for index in 0..<pages { (window.states + index).initialize(to: Atomic(State.pending)) }
     return window
@@ -61,6 +67,7 @@ struct ReadAheadWindow: @unchecked Sendable {
     slots.deallocate()
     fields.deinitialize(count: 1)
     fields.deallocate()
+    position.deallocate()
   }
 
   // MARK: - The pager
@@ -69,12 +76,12 @@ struct ReadAheadWindow: @unchecked Sendable {
   var isPosted: Bool { fields.pointee.isPosted.load(ordering: .acquiring) }
   var isEmpty: Bool { fields.pointee.count == 0 }
   /// Page after the last one; 0 of an empty window.
-  var end: UInt64 { fields.pointee.first + UInt64(fields.pointee.count) }
+  var end: UInt64 { position.pointee.first + UInt64(fields.pointee.count) }
 
   /// Whether the page is in it and was not passed yet.
   @inline(__always)
   func holds(_ page: UInt64) -> Bool {
-    page >= fields.pointee.first + UInt64(fields.pointee.taken) && page < end
+    page >= position.pointee.first + UInt64(position.pointee.taken) && page < end
   }
 
   /// Notes the slots from `first` on, as long as there are any, and hands the window to the workers. Must be empty. Returns how many.
@@ -88,8 +95,8 @@ struct ReadAheadWindow: @unchecked Sendable {
       count += 1
     }
     guard count > 0 else { return 0 }
-    fields.pointee.first = first
-    fields.pointee.taken = 0
+    position.pointee.first = first
+    position.pointee.taken = 0
     fields.pointee.count = count
     fields.pointee.claimed.store(0, ordering: .relaxed)
     fields.pointee.isPosted.store(true, ordering: .releasing)
@@ -105,7 +112,7 @@ struct ReadAheadWindow: @unchecked Sendable {
     _ page: UInt64, atMost most: Int, _ table: PageTable, codec: Codec
   ) -> (content: UnsafeMutableRawPointer, count: Int, fromCache: Bool)? {
     unpack(codec: codec)
-    let index = Int(page - fields.pointee.first)
+    let index = Int(page - position.pointee.first)
     var count = 0
     while count < most && index + count < fields.pointee.count {
       guard isUnpacked(index + count), table.entry(page + UInt64(count)) == slots[index + count] else { break }
@@ -117,10 +124,10 @@ struct ReadAheadWindow: @unchecked Sendable {
 
   /// That many pages from `page` on are the target's now.
   func passed(_ page: UInt64, _ count: Int) {
-    let index = Int(page - fields.pointee.first)
+    let index = Int(page - position.pointee.first)
     giveUp(index, index + count)
-    fields.pointee.taken = index + count
-    if fields.pointee.taken == fields.pointee.count { clear() }
+    position.pointee.taken = index + count
+    if position.pointee.taken == fields.pointee.count { clear() }
   }
 
   /// Gives up what was not taken. false: a worker still has it; later.
@@ -128,9 +135,9 @@ struct ReadAheadWindow: @unchecked Sendable {
   func clear() -> Bool {
     guard !isPosted else { return false }
     giveUp(0, fields.pointee.count)
-    fields.pointee.first = 0
+    position.pointee.first = 0
     fields.pointee.count = 0
-    fields.pointee.taken = 0
+    position.pointee.taken = 0
     return true
   }
 

@@ -6,10 +6,15 @@ import Synchronization
 /// A trivial handle; any thread may post. The workers share the CPUs out among themselves, and a window goes to one that does not run where
 /// its pager does: a scheduler that saves wake-ups of idle CPUs puts it there otherwise, where it would only keep the program waiting.
 struct Unpackers: @unchecked Sendable {
-  private struct Queue: ~Copyable {
+  /// Of one worker. Nothing in it changes: what does is behind a pointer, under the lock.
+  private struct Queue {
     let lock = Lock.create()
     /// Counts the windows in the queue.
     let bell: Int32
+    let state: UnsafeMutablePointer<State>
+  }
+
+  private struct State {
     let windows: UnsafeMutablePointer<ReadAheadWindow?>
     var first = 0
     var count = 0
@@ -29,7 +34,9 @@ struct Unpackers: @unchecked Sendable {
       guard bell >= 0 else { throw KernelError(call: "eventfd", code: -bell) }
       let windows = UnsafeMutablePointer<ReadAheadWindow?>.allocate(capacity: capacity)
       windows.initialize(repeating: nil, count: capacity)
-      (queues + index).initialize(to: Queue(bell: bell, windows: windows))
+      let state = UnsafeMutablePointer<State>.allocate(capacity: 1)
+      state.initialize(to: State(windows: windows))
+      (queues + index).initialize(to: Queue(bell: bell, state: state))
     }
     return Unpackers(queues: queues, workers: workers)
   }
@@ -45,15 +52,16 @@ struct Unpackers: @unchecked Sendable {
   /// false: there are no workers, or too many windows wait.
   func post(_ window: ReadAheadWindow) -> Bool {
     guard workers > 1 else { return false }
-    let queue = queues + (max(0, Int(vs_current_cpu())) + 1) % workers
-    queue.pointee.lock.lock()
-    let hasRoom = queue.pointee.count < Self.capacity
+    let queue = queues[(max(0, Int(vs_current_cpu())) + 1) % workers]
+    let state = queue.state
+    queue.lock.lock()
+    let hasRoom = state.pointee.count < Self.capacity
     if hasRoom {
-      queue.pointee.windows[(queue.pointee.first + queue.pointee.count) % Self.capacity] = window
-      queue.pointee.count += 1
+      state.pointee.windows[(state.pointee.first + state.pointee.count) % Self.capacity] = window
+      state.pointee.count += 1
     }
-    queue.pointee.lock.unlock()
-    if hasRoom { _ = vs_eventfd_signal(queue.pointee.bell) }
+    queue.lock.unlock()
+    if hasRoom { _ = vs_eventfd_signal(queue.bell) }
     return hasRoom
   }
 
@@ -64,18 +72,19 @@ struct Unpackers: @unchecked Sendable {
     _ = vs_favour_thread(0)
     let codec = Codec.create()
     while true {
-      guard vs_semaphore_take(queues[number].bell) == 0, let window = next(queues + number) else { continue }
+      guard vs_semaphore_take(queues[number].bell) == 0, let window = next(queues[number]) else { continue }
       window.work(codec: codec)
     }
   }
 
-  private func next(_ queue: UnsafeMutablePointer<Queue>) -> ReadAheadWindow? {
-    queue.pointee.lock.lock()
-    defer { queue.pointee.lock.unlock() }
-    guard queue.pointee.count > 0 else { return nil }
-    let window = queue.pointee.windows[queue.pointee.first]
-    queue.pointee.first = (queue.pointee.first + 1) % Self.capacity
-    queue.pointee.count -= 1
+  private func next(_ queue: Queue) -> ReadAheadWindow? {
+    let state = queue.state
+    queue.lock.lock()
+    defer { queue.lock.unlock() }
+    guard state.pointee.count > 0 else { return nil }
+    let window = state.pointee.windows[state.pointee.first]
+    state.pointee.first = (state.pointee.first + 1) % Self.capacity
+    state.pointee.count -= 1
     return window
   }
 }
