@@ -49,7 +49,8 @@ struct ReadAheadWindow: @unchecked Sendable {
     guard let content = mmap(nil, pages * pageSize, PROT_READ | PROT_WRITE, flags, -1, 0), content != MAP_FAILED
     else { throw .last("mmap") }
     let window = ReadAheadWindow(
-      fields: .allocate(capacity: 1), position: .allocate(capacity: 1), slots: .allocate(capacity: pages), states: .allocate(capacity: pages),
+      fields: .allocate(capacity: 1), position: .allocate(capacity: 1), slots: .allocate(capacity: pages),
+      states: .allocate(capacity: pages),
       content: content, layer: layer)
     window.fields.initialize(to: Fields())
     window.position.initialize(to: Position())
