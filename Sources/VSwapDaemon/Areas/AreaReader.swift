@@ -6,6 +6,7 @@ import Glibc
 struct AreaReader: @unchecked Sendable {
   /// A read under way, for a page of a target.
   struct Flight {
+    var index: Int
     var fault: Fault
     /// The address space that the fault is of.
     var token: UInt64
@@ -27,8 +28,9 @@ struct AreaReader: @unchecked Sendable {
 
   /// Reads at a time. More faults wait their turn.
   static let capacity = 32
-  /// Of those, left to faults by reads ahead.
-  private static let spare = 8
+  /// Of those, reads ahead of streams. A disk may tell of a whole queue at once when the last read has completed, so a longer one keeps
+  /// everybody waiting, and a fault's own read comes last.
+  private static let mostAhead = 8
   /// Bytes that one read brings at most, neighbours included.
   static let longest = 64 << 10
 
@@ -38,6 +40,7 @@ struct AreaReader: @unchecked Sendable {
     var seen: UInt64 = 0
     var idleCount = 0
     var underWay = 0
+    var aheadUnderWay = 0
     var isUnusable = false
   }
 
@@ -106,8 +109,10 @@ struct AreaReader: @unchecked Sendable {
   /// Reads the object where `word` says, and `longest` bytes with what was evicted after it if `around` is set.
   func start(_ fault: Fault, token: UInt64, slot: SlotNumber, word: SlotWord, around: Bool) -> Started {
     guard prepare() else { return .impossible }
-    let spare = fault.thread == Fault.ahead ? Self.spare : 0
-    guard fields.pointee.idleCount > spare, let ring = fields.pointee.ring else { return .busy }
+    let isAhead = fault.thread == Fault.ahead
+    guard fields.pointee.idleCount > 0, let ring = fields.pointee.ring,
+      !isAhead || fields.pointee.aheadUnderWay < Self.mostAhead
+    else { return .busy }
     let index = Int(idle[fields.pointee.idleCount - 1])
     let place = word.place
     let end = (place.offset + place.bytes + pageSize - 1) & ~(pageSize - 1)
@@ -118,10 +123,11 @@ struct AreaReader: @unchecked Sendable {
     guard ring.queue(write: false, file: place.area, buffer: buffer, length: end - begin, offset: begin, token: UInt64(index))
     else { return .busy }
     flights[index] = Flight(
-      fault: fault, token: token, slot: slot, word: word, start: begin, length: end - begin, isAround: around,
+      index: index, fault: fault, token: token, slot: slot, word: word, start: begin, length: end - begin, isAround: around,
       buffer: buffer)
     fields.pointee.idleCount -= 1
     fields.pointee.underWay += 1
+    if isAhead { fields.pointee.aheadUnderWay += 1 }
     ring.submit()
     return .underWay
   }
@@ -146,7 +152,7 @@ struct AreaReader: @unchecked Sendable {
 
   /// A completed read, and whether it brought all that was asked for. Its buffer stays until `finish`; the page may be read anew at once,
   /// since its slot may lie somewhere else by now.
-  func next() -> (index: Int, flight: Flight, isComplete: Bool)? {
+  func next() -> (flight: Flight, isComplete: Bool)? {
     guard fields.pointee.underWay > 0, let ring = fields.pointee.ring else { return nil }
     guard let (token, result) = ring.completed() else {
       ring.submit()
@@ -155,10 +161,15 @@ struct AreaReader: @unchecked Sendable {
     let index = Int(token)
     let flight = flights[index]
     flights[index].token = 0
-    return (index, flight, result == flight.length)
+    if flight.fault.thread == Fault.ahead { fields.pointee.aheadUnderWay -= 1 }
+    return (flight, result == flight.length)
   }
 
+  /// What the completed read has brought is on its way to the address space: `isBringing` holds until `finish`.
+  func hold(_ flight: Flight) { flights[flight.index].token = flight.token }
+
   func finish(_ index: Int) {
+    flights[index].token = 0
     idle[fields.pointee.idleCount] = UInt8(index)
     fields.pointee.idleCount += 1
     fields.pointee.underWay -= 1

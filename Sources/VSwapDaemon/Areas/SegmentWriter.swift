@@ -1,5 +1,8 @@
 /// Packs objects into segments and writes those, several at a time. For one thread at a time.
 ///
+/// Pages that do not compress leave the pool before the others, so they are not collected in the same segments: what lies beside an object is then
+/// what was evicted with it, and worth reading along.
+///
 /// A slot points into a segment only after its write has completed; until then the object is where it was. The writer holds a
 /// reference of every slot that it has taken on.
 final class SegmentWriter {
@@ -20,7 +23,8 @@ final class SegmentWriter {
   private let layer: SlotLayer
   private let storage: any SegmentStorage
   private var idle: [Int]
-  private var open: (buffer: Int, flight: Flight)?
+  /// The segments that are being filled: of compressed objects, and of those that do not compress.
+  private var open: [(buffer: Int, flight: Flight)?] = [nil, nil]
   private var flights: [Int: Flight] = [:]
   /// Objects that slots point to since the writer was made.
   private(set) var placed = 0
@@ -36,39 +40,46 @@ final class SegmentWriter {
     idle = Array(buffers)
   }
 
-  var isIdle: Bool { flights.isEmpty && open == nil }
+  var isIdle: Bool { flights.isEmpty && open.allSatisfy { $0 == nil } }
 
   /// Takes over the caller's reference and copies the content. false: no area has room, and the reference stays the caller's.
   func append(
     _ slot: SlotNumber, from word: SlotWord, _ content: UnsafeRawPointer, length: Int, cleaning: Bool = false
   ) -> Bool {
+    // Cleaning has counted on as few segments as there can be.
+    let kind = length == pageSize && !cleaning ? 1 : 0
     for _ in 0..<2 {
-      guard ensureOpen(cleaning: cleaning) else { return false }
-      if let unit = open!.flight.builder.append(content, length: length, slot: slot) {
-        open!.flight.items.append(
+      guard ensureOpen(kind, cleaning: cleaning) else { return false }
+      if let unit = open[kind]!.flight.builder.append(content, length: length, slot: slot) {
+        open[kind]!.flight.items.append(
           Item(slot: slot, word: word, unit: unit, units: AreaSegment.units(length: length)))
         return true
       }
-      flush()
+      flush(kind)
     }
     return false
   }
 
-  private func ensureOpen(cleaning: Bool) -> Bool {
-    if open != nil { return true }
+  private func ensureOpen(_ kind: Int, cleaning: Bool) -> Bool {
+    if open[kind] != nil { return true }
+    if idle.isEmpty && flights.isEmpty { flush(1 - kind) }
     while idle.isEmpty { finishOne(wait: true) }
     guard let (area, segment) = layer.areas.takeSegment(cleaning: cleaning) else { return false }
     let buffer = idle.removeLast()
     let builder = AreaSegment.Builder(buffer: storage.buffer(buffer), stamp: layer.stamp(area, segment))
-    open = (buffer, Flight(area: area, builder: builder, items: []))
-    open!.flight.items.reserveCapacity(256)
+    open[kind] = (buffer, Flight(area: area, builder: builder, items: []))
+    open[kind]!.flight.items.reserveCapacity(256)
     return true
   }
 
   /// Writes what has been collected, full or not.
   func flush() {
-    guard let (buffer, flight) = open else { return }
-    open = nil
+    for kind in open.indices { flush(kind) }
+  }
+
+  private func flush(_ kind: Int) {
+    guard let (buffer, flight) = open[kind] else { return }
+    open[kind] = nil
     flight.builder.finish()
     flights[buffer] = flight
     storage.write(area: flight.area, segment: flight.builder.stamp.segment, buffer: buffer)
@@ -80,13 +91,15 @@ final class SegmentWriter {
     while !flights.isEmpty { finishOne(wait: true) }
   }
 
-  /// Gives up the segment that is being filled: nobody waits for the room any more.
+  /// Gives up the segments that are being filled: nobody waits for the room any more.
   func abandonOpen() {
-    guard let (buffer, flight) = open else { return }
-    open = nil
-    idle.append(buffer)
-    layer.areas.giveUp(flight.area, flight.builder.stamp.segment)
-    giveBack(flight)
+    for kind in open.indices {
+      guard let (buffer, flight) = open[kind] else { continue }
+      open[kind] = nil
+      idle.append(buffer)
+      layer.areas.giveUp(flight.area, flight.builder.stamp.segment)
+      giveBack(flight)
+    }
   }
 
   func refresh() { storage.refresh() }

@@ -225,7 +225,7 @@ final class SwapAreas: @unchecked Sendable {
     _ area: Area, _ start: Stopwatch, _ progress: (SwapoffProgress) -> Bool, _ result: inout SwapoffResult
   ) throws(KernelError) -> Swapoff.Tally {
     let reading = try UringStorage(files: files, depth: Self.readDepth)
-    let writing = try UringStorage(files: files, depth: 2)
+    let writing = try UringStorage(files: files, depth: 3)
     let swapoff = try Swapoff(layer: layer, area: area.number, storage: reading, writing: writing, sink: sink)
     let before = layer.areas.figures(area.number)
     var isCancelled = false

@@ -42,7 +42,7 @@ public final class Daemon: @unchecked Sendable {
     let log: @Sendable (String) -> Void = { text in logger.warning("\(text)") }
     registry = TargetRegistry(whenChanged: { _ = vs_eventfd_signal(changed) }, log: log)
     compressor = try Compressor(layer: layer, budget: budget, keep: Self.keptFrames)
-    unpackers = try .create(workers: min(4, sysconf(Int32(_SC_NPROCESSORS_ONLN))))
+    unpackers = try .create(workers: min(4, sysconf(Int32(_SC_NPROCESSORS_ONLN))), layer: layer)
     keeper = try LimitKeeper(registry: registry, budget: budget)
     writeback = try Writeback(layer: layer, budget: budget)
     areas = SwapAreas(

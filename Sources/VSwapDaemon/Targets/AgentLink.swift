@@ -78,6 +78,13 @@ struct AgentLink {
     return takeGate()
   }
 
+  /// The same without waiting. false: the agent has the gate.
+  mutating func tryEnter() -> Bool {
+    guard isOutstanding else { return true }
+    gateHeld = vswap_replace(vswap_gate(ring)!, 0, 1) != 0
+    return gateHeld
+  }
+
   private mutating func takeGate() -> Bool {
     let gate = vswap_gate(ring)!
     if vswap_replace(gate, 0, 1) != 0 {

@@ -18,22 +18,30 @@ extension TargetState {
       case .impossible: return readNow(fault, slot, word, buffers)
       }
     }
-    if isStream { readAhead(page, buffers) }
+    // With little room below the limit what is asked for goes first.
+    if isStream, let wanted = streams.want(after: page, atMost: account.room / 16) { readAhead(wanted, buffers) }
     return .done
+  }
+
+  /// A read ahead for the page has completed: the next one.
+  mutating func readOn(after page: UInt64, _ buffers: FaultBuffers) {
+    if let wanted = streams.wanted(of: page) { readAhead(wanted, buffers) }
   }
 
   /// Starts reads of what a stream of faults will want next and no read under way brings along. Pages that do not compress lie in other
   /// segments than their neighbours, so one read seldom brings everything.
-  private mutating func readAhead(_ page: UInt64, _ buffers: FaultBuffers) {
-    // With little room below the limit what is asked for goes first.
-    for next in streams.readAhead(page, atMost: account.room / 16) {
+  private mutating func readAhead(_ wanted: (stream: Int, pages: Range<UInt64>), _ buffers: FaultBuffers) {
+    for next in wanted.pages {
       let entry = table.entry(next)
       guard PageTableEntry.isSlot(entry) else { continue }
       let word = buffers.layer.table.word(entry)
       guard word.kind == .area, !buffers.reader.isBringing(token, word) else { continue }
       let fault = Fault(address: next * UInt64(pageSize), thread: Fault.ahead, write: false)
-      guard case .underWay = buffers.reader.start(fault, token: token, slot: entry, word: word, around: true) else { return }
+      guard case .underWay = buffers.reader.start(fault, token: token, slot: entry, word: word, around: true) else {
+        return streams.reading(to: next, of: wanted.stream)
+      }
     }
+    streams.reading(to: wanted.pages.upperBound, of: wanted.stream)
   }
 
   private mutating func readNow(_ fault: Fault, _ slot: SlotNumber, _ word: SlotWord, _ buffers: FaultBuffers) -> ServiceOutcome {
@@ -145,7 +153,26 @@ extension TargetState {
   }
 
   /// Pages among which those are looked for that a read has brought: of well compressible ones more fit into it.
-  private static let reach = 128
+  private static let reach = Haul.capacity
+
+  /// What a completed read ahead has brought, for somebody to unpack and map. nil: there is little room left, or too much to do.
+  func haul(_ flight: AreaReader.Flight, _ buffers: FaultBuffers) -> Haul? {
+    guard flight.fault.thread == Fault.ahead, account.room / 16 >= Self.reach,
+      let place = (0..<FaultBuffers.haulCount).first(where: { buffers.hauls[$0].isIdle })
+    else { return nil }
+    let haul = buffers.hauls[place]
+    haul.begin()
+    let first = flight.fault.address / UInt64(pageSize)
+    for page in first..<first + UInt64(Self.reach) {
+      let entry = table.entry(page)
+      guard PageTableEntry.isSlot(entry) else { continue }
+      let word = buffers.layer.table.word(entry)
+      if word.kind == .area && flight.holds(word.place) { haul.add(Haul.Item(page: page, slot: entry, word: word)) }
+    }
+    haul.close(flight)
+    buffers.reader.hold(flight)
+    return haul
+  }
 
   // MARK: - Unasked
 
@@ -171,9 +198,23 @@ extension TargetState {
     return .reading
   }
 
+  /// What a worker has unpacked of a read ahead. It must not wait for this target's agent: others' streams need it, too.
+  mutating func bringInAhead(_ batch: PageBatch, _ buffers: FaultBuffers) -> DrainOutcome {
+    guard link == nil || link!.tryEnter() else { return .again }
+    let outcome = bringInEntered(batch, buffers)
+    for item in batch.items where item.isTaken { streams.brought(item.page, 1) }
+    reclaimIfOver()
+    return outcome
+  }
+
   /// From swapoff: pages whose content is in the batch, each if its slot still is where the content was read.
   mutating func bringIn(_ batch: PageBatch, _ buffers: FaultBuffers) -> DrainOutcome {
     if link != nil && !link!.enter() { return .gone }
+    return bringInEntered(batch, buffers)
+  }
+
+  /// With the gate, which it leaves.
+  private mutating func bringInEntered(_ batch: PageBatch, _ buffers: FaultBuffers) -> DrainOutcome {
     defer { link?.leave() }
     if link != nil && link!.isOutstanding {
       if case .violation(let what) = takeEvicted(buffers.layer) { return .violation(what) }

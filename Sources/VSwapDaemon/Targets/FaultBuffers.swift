@@ -10,6 +10,9 @@ struct FaultBuffers {
   let reader: AreaReader
   /// What was unpacked ahead of a stream of faults.
   let ahead: UnsafeMutablePointer<ReadAhead>
+  let unpackers: Unpackers
+  /// `haulCount` of them.
+  let hauls: UnsafeMutablePointer<Haul>
   /// The pager that owns the buffers: forks are its business.
   var pager: Unmanaged<Pager>?
   /// Room for `batchPages` pages.
@@ -20,6 +23,8 @@ struct FaultBuffers {
   let faults: UnsafeMutablePointer<Fault>
 
   static let batchPages = 64
+  /// Reads ahead of streams that are being unpacked at a time, at most.
+  static let haulCount = 8
   static let messageCapacity = 64
   /// More threads than this that fault at once in one target are woken to fault again.
   static let faultCapacity = 4096
@@ -32,14 +37,34 @@ struct FaultBuffers {
     else { throw .last("mmap") }
     let ahead = UnsafeMutablePointer<ReadAhead>.allocate(capacity: 1)
     ahead.initialize(to: try ReadAhead(layer: layer, workers: unpackers))
+    let hauls = UnsafeMutablePointer<Haul>.allocate(capacity: haulCount)
+    for index in 0..<haulCount { (hauls + index).initialize(to: .create()) }
     let faults = UnsafeMutablePointer<Fault>.allocate(capacity: faultCapacity)
     faults.initialize(repeating: Fault(address: 0, thread: 0, write: false), count: faultCapacity)
     return FaultBuffers(
-      layer: layer, codec: .create(), reader: .create(files: files), ahead: ahead, bounce: bounce, zeros: UnsafeRawPointer(zeros),
-      messages: .allocate(capacity: messageCapacity), faults: faults)
+      layer: layer, codec: .create(), reader: .create(files: files), ahead: ahead,
+      unpackers: unpackers, hauls: hauls, bounce: bounce,
+      zeros: UnsafeRawPointer(zeros), messages: .allocate(capacity: messageCapacity), faults: faults)
   }
 
+  /// Takes back what the workers are through with. false: they still have some.
+  @discardableResult
+  func takeBackHauls() -> Bool {
+    var isAll = true
+    for index in 0..<Self.haulCount where !hauls[index].isIdle {
+      guard hauls[index].isDone else {
+        isAll = false
+        continue
+      }
+      if let flight = hauls[index].takeBack() { reader.finish(flight.index) }
+    }
+    return isAll
+  }
+
+  /// No worker may have a haul.
   func destroy() {
+    for index in 0..<Self.haulCount { hauls[index].destroy() }
+    hauls.deallocate()
     reader.destroy()
     ahead.pointee.destroy()
     ahead.deallocate()

@@ -69,6 +69,7 @@ final class Pager: @unchecked Sendable {
   private let serving = Lock.create()
 
   private var buffers: FaultBuffers
+  private lazy var aheadBatch = PageBatch()
   /// The first one is the target itself while `hasTarget`; the others are young children.
   private var members: [Member]
   private var hasTarget = true
@@ -141,6 +142,23 @@ final class Pager: @unchecked Sendable {
     }
   }
 
+  /// From an unpacker: maps pages that were read ahead for an address space, on the caller's thread. false: not now. Whoever keeps the pager (a
+  /// restore of much memory, a target that is stopped) keeps no unpacker.
+  func mapAheadHere(_ batch: PageBatch, of token: UInt64) -> Bool {
+    guard serving.lock(timeoutMilliseconds: 2) else { return false }
+    defer { serving.unlock() }
+    guard violation == nil, let member = members.first(where: { $0.pointee.token == token }),
+      !member.pointee.requestGranted, member.pointee.account.room >= batch.items.count
+    else { return false }
+    switch member.pointee.bringInAhead(batch, buffers) {
+    case .drained: return true
+    case .again, .gone: return false
+    case .violation(let what):
+      violation = what
+      return false
+    }
+  }
+
   // MARK: - The loop
 
   /// Serves until nothing is left to serve. On the thread that becomes the pager's.
@@ -154,6 +172,7 @@ final class Pager: @unchecked Sendable {
       buffers.reader.refreshFiles()
       if let what = violation, hasTarget { expel(what) }
       takeRequests()
+      buffers.takeBackHauls()
       finishReads()
       var index = members.count - 1
       while index >= 0 {
@@ -163,6 +182,16 @@ final class Pager: @unchecked Sendable {
       if hasTarget { tendTarget() }
     }
     close()
+    awaitHauls()
+  }
+
+  /// The buffers must outlive what workers do with them. They give up at the first page, since nobody is left whose it could be.
+  private func awaitHauls() {
+    while !buffers.takeBackHauls() {
+      serving.unlock()
+      usleep(100)
+      serving.lock()
+    }
   }
 
   private func close() {
@@ -264,15 +293,33 @@ final class Pager: @unchecked Sendable {
 
   /// Reads from swap areas that have completed.
   private func finishReads() {
-    while let (index, flight, isComplete) = buffers.reader.next() {
-      if let place = members.firstIndex(where: { $0.pointee.token == flight.token }) {
-        let outcome = members[place].pointee.finishRead(flight, isComplete: isComplete, buffers)
-        buffers.reader.finish(index)
-        conclude(outcome, place)
-      } else {
-        buffers.reader.finish(index)
+    while let (flight, isComplete) = buffers.reader.next() {
+      guard let place = members.firstIndex(where: { $0.pointee.token == flight.token }) else {
+        buffers.reader.finish(flight.index)
+        continue
       }
+      if flight.fault.thread == Fault.ahead {
+        members[place].pointee.readOn(after: flight.fault.address / UInt64(pageSize), buffers)
+      }
+      if isComplete, let haul = members[place].pointee.haul(flight, buffers) {
+        // Faults come first: those that wait for this read may be about to ask for the next ones.
+        if unpack(haul) { continue } else { return }
+      }
+      let outcome = members[place].pointee.finishRead(flight, isComplete: isComplete, buffers)
+      buffers.reader.finish(flight.index)
+      conclude(outcome, place)
     }
+  }
+
+  /// Has a worker unpack and map what a read ahead has brought. false: all of them have enough to do, and the pager did what a worker would; the
+  /// workers can map theirs meanwhile.
+  private func unpack(_ haul: Haul) -> Bool {
+    if buffers.unpackers.post(.haul(haul, .passUnretained(self)), most: 2) { return true }
+    serving.unlock()
+    haul.work(for: self, layer: layer, codec: buffers.codec, batch: aheadBatch)
+    serving.lock()
+    buffers.takeBackHauls()
+    return false
   }
 
   /// The page of all members that have it.

@@ -5,8 +5,9 @@ struct ReadStreams {
     /// Pages [first, end) are what the last fault has brought in, and what reads ahead of it have, with holes.
     var first: UInt64 = 0
     var end: UInt64 = 0
-    /// What lies in swap areas below this page is being read, or was.
+    /// What lies in swap areas below this page is being read, or was; and what is to be read.
     var readTo: UInt64 = 0
+    var wantedTo: UInt64 = 0
     var pages = 1
     var isDownward = false
     var usedAt: UInt64 = 0
@@ -18,7 +19,7 @@ struct ReadStreams {
   static let proven = 16
   /// Pages that are read ahead of a stream from swap areas. Reads take far longer than faults from RAM, and it takes several of them at once to keep
   /// a disk busy.
-  static let distance = 256
+  static let distance = 512
   private static let count = 8
   /// A fault that many pages past the end still belongs to the stream: those between were resident.
   private static let reach: UInt64 = 16
@@ -65,7 +66,8 @@ struct ReadStreams {
     let turns = streams[index].isDownward != isDownward
     let pages = turns ? 2 : min(2 * streams[index].pages, Self.longest)
     streams[index] = Stream(
-      first: page, end: page + 1, readTo: streams[index].readTo, pages: pages, isDownward: isDownward, usedAt: clock)
+      first: page, end: page + 1, readTo: streams[index].readTo, wantedTo: streams[index].wantedTo, pages: pages,
+      isDownward: isDownward, usedAt: clock)
     return isDownward ? (1, pages - 1) : (pages, 0)
   }
 
@@ -85,16 +87,28 @@ struct ReadStreams {
     }
   }
 
-  /// After a fault on `page` whose stream has come to be proven: the pages to be read ahead now, `most` at most (below 0 where a group is over its
-  /// limit). Empty as long as half of what was asked for last lies ahead.
-  mutating func readAhead(_ page: UInt64, atMost most: Int) -> Range<UInt64> {
+  /// After a fault on `page` whose stream has come to be proven: what lies in swap areas of the next pages is wanted, `most` of them at most (below 0
+  /// where a group is over its limit). Returns what is left to be read, and for `reading` of which stream.
+  mutating func want(after page: UInt64, atMost most: Int) -> (stream: Int, pages: Range<UInt64>)? {
     let stream = streams[current]
     let end = page + 1 + UInt64(min(max(0, most), Self.distance))
     let start = max(page + 1, stream.readTo)
-    guard !stream.isDownward, stream.pages >= 4, start + UInt64(Self.distance / 2) < end else { return 0..<0 }
-    streams[current].readTo = end
-    return start..<end
+    guard !stream.isDownward, stream.pages >= 4, start + UInt64(Self.longest) <= end else { return nil }
+    streams[current].wantedTo = end
+    return (current, start..<end)
   }
+
+  /// What is left to be read of a stream that a read ahead for `page` has completed of.
+  func wanted(of page: UInt64) -> (stream: Int, pages: Range<UInt64>)? {
+    for index in 0..<Self.count
+    where page >= streams[index].first && page < streams[index].readTo && streams[index].readTo < streams[index].wantedTo {
+      return (index, streams[index].readTo..<streams[index].wantedTo)
+    }
+    return nil
+  }
+
+  /// Reads below `page` are under way, or needless.
+  mutating func reading(to page: UInt64, of stream: Int) { streams[stream].readTo = page }
 
   /// That many pages below it, too.
   @inline(__always)

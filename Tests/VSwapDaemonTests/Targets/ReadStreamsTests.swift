@@ -84,15 +84,15 @@ import Testing
     var streams = ReadStreams()
     defer { streams.destroy() }
     var page: UInt64 = 1000
-    for expected in [0, 0, 256] {
+    for expected in [0, 0, ReadStreams.distance] {
       let (ahead, _) = streams.fault(page)
       streams.brought(page, ahead)
-      #expect(streams.readAhead(page, atMost: 10_000).count == expected)
+      #expect((streams.want(after: page, atMost: 10_000)?.pages.count ?? 0) == expected)
       page += UInt64(ahead)
     }
   }
 
-  /// Again when half of it has been used up, and never the same page twice.
+  /// Again when a read's worth of it has been used up, and never the same page twice.
   @Test func readsAheadFollowTheStream() {
     var streams = ReadStreams()
     defer { streams.destroy() }
@@ -100,14 +100,35 @@ import Testing
     for page: UInt64 in 5000..<5600 {
       _ = streams.fault(page)
       streams.brought(page, 1)
-      let range = streams.readAhead(page, atMost: .max)
-      if !range.isEmpty { asked.append(range) }
+      guard let (stream, range) = streams.want(after: page, atMost: .max) else { continue }
+      asked.append(range)
+      streams.reading(to: range.upperBound, of: stream)
     }
-    #expect(asked.count >= 4)
+    #expect(asked.count >= 16)
     for (one, next) in zip(asked, asked.dropFirst()) { #expect(one.upperBound == next.lowerBound) }
-    #expect(streams.readAhead(5599, atMost: 4).isEmpty)
+    #expect(streams.want(after: 5599, atMost: 4) == nil)
     // A child that nobody keeps waiting faults while its group is over the limit.
-    #expect(streams.readAhead(5599, atMost: -4).isEmpty)
+    #expect(streams.want(after: 5599, atMost: -4) == nil)
+  }
+
+  /// There are fewer buffers than a stream wants to have read: the rest follows as reads complete, also after faults elsewhere.
+  @Test func whatIsLeftToBeReadFollows() throws {
+    var streams = ReadStreams()
+    defer { streams.destroy() }
+    for page: UInt64 in 5000..<5008 {
+      _ = streams.fault(page)
+      streams.brought(page, 1)
+    }
+    let first = streams.want(after: 5007, atMost: .max)
+    let (stream, wanted) = try #require(first)
+    #expect(wanted == 5008..<5008 + UInt64(ReadStreams.distance))
+    #expect(streams.wanted(of: 5008) == nil)
+    streams.reading(to: 5100, of: stream)
+    _ = streams.fault(900_000)
+    let left = try #require(streams.wanted(of: 5008))
+    #expect(left.stream == stream && left.pages == 5100..<wanted.upperBound)
+    streams.reading(to: wanted.upperBound, of: left.stream)
+    #expect(streams.wanted(of: 5008) == nil && streams.wanted(of: 900_000) == nil)
   }
 
   /// Several faults wait for their reads at once, and these complete in any order.

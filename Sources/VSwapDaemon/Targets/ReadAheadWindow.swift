@@ -101,7 +101,7 @@ struct ReadAheadWindow: @unchecked Sendable {
     fields.pointee.count = count
     fields.pointee.claimed.store(0, ordering: .relaxed)
     fields.pointee.isPosted.store(true, ordering: .releasing)
-    if workers.post(self) { return count }
+    if workers.post(.window(self), most: Unpackers.capacity) { return count }
     fields.pointee.isPosted.store(false, ordering: .relaxed)
     clear()
     return 0

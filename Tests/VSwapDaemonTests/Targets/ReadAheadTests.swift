@@ -84,7 +84,7 @@ private struct Bench {
   init() throws {
     layer = try SlotLayer.create(
       maximumSlots: 200, cacheFrames: 200, poolReserveBytes: 1 << 30, poolLimitBytes: 16 << 20)
-    workers = try Unpackers.create(workers: 2)
+    workers = try Unpackers.create(workers: 2, layer: layer)
     try workers.start()
     window = try ReadAheadWindow.create(layer: layer)
     arena = try ChunkArena.create(maximumChunks: 16)

@@ -1,0 +1,98 @@
+import Synchronization
+
+/// Pages that a read ahead of a stream has brought, which a worker (`Unpackers`) unpacks and maps while the pager serves faults.
+///
+/// A trivial handle. Belongs to one pager, which alone fills it and takes it back; in between it is the worker's. The read's buffer stays as it is
+/// until the pager has taken the haul back. What the worker could not map stays where it is.
+struct Haul: @unchecked Sendable {
+  /// A page, the slot that its page table named, and where the content was when the read was started.
+  struct Item {
+    var page: UInt64
+    var slot: SlotNumber
+    var word: SlotWord
+  }
+
+  private struct Fields: ~Copyable {
+    let isDone = Atomic<Bool>(true)
+    var flight: AreaReader.Flight?
+    var count = 0
+  }
+
+  /// Pages at most.
+  static let capacity = 128
+  /// Pages that are mapped in one call: the first ones should not wait for the last.
+  private static let step = 16
+
+  private let fields: UnsafeMutablePointer<Fields>
+  private let items: UnsafeMutablePointer<Item>
+
+  static func create() -> Haul {
+    let haul = Haul(fields: .allocate(capacity: 1), items: .allocate(capacity: capacity))
+    haul.fields.initialize(to: Fields())
+    return haul
+  }
+
+  func destroy() {
+    fields.deinitialize(count: 1)
+    fields.deallocate()
+    items.deallocate()
+  }
+
+  // MARK: - The pager
+
+  /// Nobody has it.
+  var isIdle: Bool { fields.pointee.flight == nil }
+  /// The worker is through. What it wrote is seen.
+  var isDone: Bool { fields.pointee.isDone.load(ordering: .acquiring) }
+
+  /// Begins with no pages. Must be idle.
+  func begin() { fields.pointee.count = 0 }
+
+  func add(_ item: Item) {
+    items[fields.pointee.count] = item
+    fields.pointee.count += 1
+  }
+
+  /// Is the read's from now on, which must be held, until it is taken back.
+  func close(_ flight: AreaReader.Flight) {
+    fields.pointee.flight = flight
+    fields.pointee.isDone.store(false, ordering: .relaxed)
+  }
+
+  /// It is idle then. Returns the read that it had.
+  @discardableResult
+  func takeBack() -> AreaReader.Flight? {
+    let flight = fields.pointee.flight
+    fields.pointee.flight = nil
+    return flight
+  }
+
+  // MARK: - The worker
+
+  /// A worker's turn, or the pager's.
+  func work(for pager: Pager, layer: SlotLayer, codec: Codec, batch: PageBatch) {
+    defer { fields.pointee.isDone.store(true, ordering: .releasing) }
+    guard let flight = fields.pointee.flight else { return }
+    var next = 0
+    while next < fields.pointee.count {
+      let end = min(next + Self.step, fields.pointee.count)
+      unpack(next..<end, flight, layer, codec, batch)
+      // Threads may wait for pages that are not mapped.
+      guard pager.mapAheadHere(batch, of: flight.token) else { return pager.nudge() }
+      next = end
+    }
+  }
+
+  private func unpack(_ range: Range<Int>, _ flight: AreaReader.Flight, _ layer: SlotLayer, _ codec: Codec, _ batch: PageBatch) {
+    batch.items.removeAll(keepingCapacity: true)
+    for index in range {
+      let item = items[index]
+      let object = UnsafeRawPointer(flight.buffer + (item.word.place.offset - flight.start))
+      // Who asks for a page whose object is damaged will be told.
+      guard let content = layer.content(of: object, item.slot, item.word),
+        layer.unpack(content, into: batch.content + batch.items.count * pageSize, codec: codec)
+      else { continue }
+      batch.items.append(PageBatch.Item(slot: item.slot, word: item.word, page: item.page))
+    }
+  }
+}
