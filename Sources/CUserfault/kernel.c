@@ -1,5 +1,8 @@
 #include "vs_kernel.h"
 
+#if defined(__x86_64__) || defined(__i386__)
+#include <cpuid.h>
+#endif
 #include <errno.h>
 #include <fcntl.h>
 #include <link.h>
@@ -246,6 +249,20 @@ int vs_set_cpu(int cpu) {
   CPU_ZERO(&set);
   CPU_SET(cpu, &set);
   return result_of(sched_setaffinity(0, sizeof(set), &set));
+}
+
+int vs_idle_thread(void) {
+  struct sched_param none = {0};
+  return result_of(sched_setscheduler(0, SCHED_IDLE, &none));
+}
+
+int vs_is_guest(void) {
+#if defined(__x86_64__) || defined(__i386__)
+  unsigned int a, b, c, d;
+  return __get_cpuid(1, &a, &b, &c, &d) && (c & (1u << 31)) != 0;
+#else
+  return 0;
+#endif
 }
 
 int vs_run_delay(uint64_t *delay, uint64_t *runs) {

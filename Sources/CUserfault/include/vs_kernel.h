@@ -61,6 +61,10 @@ int vs_cpu_of_thread(pid_t thread);
 uint64_t vs_growth_of_mremap(pid_t thread);
 /// Pins the calling thread.
 int vs_set_cpu(int cpu);
+/// The calling thread runs only where nobody else wants to. 0, or -errno.
+int vs_idle_thread(void);
+/// Whether this is a virtual machine; 0 where the processor does not say.
+int vs_is_guest(void);
 /// Keeps the calling thread on every CPU whose number leaves `share` when divided by `shares`. 0 or -errno.
 int vs_set_cpu_share(int share, int shares);
 /// The CPU that the calling thread runs on; -1 where the kernel does not tell.

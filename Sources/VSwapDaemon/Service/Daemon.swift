@@ -108,7 +108,7 @@ public final class Daemon: @unchecked Sendable {
   ) throws(KernelError) -> AttachServer {
     let handshake = Handshake(
       registry: registry, layer: layer, chunks: chunks, budget: budget, compressor: compressor, unpackers: unpackers,
-      files: areas.files, device: device)
+      haltPolling: .create(), files: areas.files, device: device)
     let logger = self.logger
     // A target of another user is served too; what is embedded serves one command, whose processes may change their user.
     return try AttachServer(

@@ -17,6 +17,7 @@ struct Handshake {
   let budget: FrameBudget
   let compressor: Compressor
   let unpackers: Unpackers
+  let haltPolling: HaltPolling
   let files: AreaFiles
   /// /dev/userfaultfd, opened by the daemon: it works for any user of the target.
   let device: Int32
@@ -164,7 +165,7 @@ struct Handshake {
     member.pointee.link = AgentLink(socket: connection, ring: endpoint.ring, doorbell: endpoint.doorbell)
     let pager = Pager(
       target: target, state: member, family: registry, mailbox: endpoint.mailbox, quiet: endpoint.quiet,
-      buffers: endpoint.buffers, budget: budget, compressor: compressor)
+      buffers: endpoint.buffers, budget: budget, compressor: compressor, haltPolling: haltPolling)
     member.pointee.agentThread = agentThread
     member.pointee.publishToAgent()
     // A child comes with slots.

@@ -58,6 +58,7 @@ final class Pager: @unchecked Sendable {
   private let layer: SlotLayer
   private let budget: FrameBudget
   private let compressor: Compressor
+  private let haltPolling: HaltPolling
   private let mailbox: Int32
   /// Mailbox, doorbell and socket as one.
   private let quiet: Int32
@@ -76,6 +77,7 @@ final class Pager: @unchecked Sendable {
   private var map: MemoryMap
   private var polled: [pollfd] = []
   private var lastCPU: Int32 = -1
+  private var storm = (faults: 0, at: UInt64(0), rounds: 0)
   private var roundsSinceLook = 0
   private var roundsPerLook = 16
   private var stallClock = StallClock()
@@ -87,7 +89,7 @@ final class Pager: @unchecked Sendable {
   /// Takes over `state`, `mailbox`, `quiet` and `buffers`.
   init(
     target: Target, state: Member, family: any Family, mailbox: Int32, quiet: Int32, buffers: FaultBuffers,
-    budget: FrameBudget, compressor: Compressor
+    budget: FrameBudget, compressor: Compressor, haltPolling: HaltPolling
   ) {
     self.target = target
     self.family = family
@@ -96,6 +98,7 @@ final class Pager: @unchecked Sendable {
     self.buffers = buffers
     self.budget = budget
     self.compressor = compressor
+    self.haltPolling = haltPolling
     layer = buffers.layer
     members = [state]
     map = MemoryMap(processID: target.processID)
@@ -179,7 +182,10 @@ final class Pager: @unchecked Sendable {
         serve(index)
         index -= 1
       }
-      if hasTarget { tendTarget() }
+      if hasTarget {
+        tendTarget()
+        keepAwake()
+      }
     }
     close()
     awaitHauls()
@@ -383,6 +389,23 @@ final class Pager: @unchecked Sendable {
     lastCPU = cpu
     roundsPerLook = 16
   }
+
+  /// While faults follow each other closely the CPUs that take turns do not halt in between.
+  private func keepAwake() {
+    guard haltPolling.isOfUse else { return }
+    let faults = members[0].pointee.counters.faults
+    let isReading = buffers.reader.underWay > 0
+    guard faults != storm.faults || isReading else { return }
+    let now = vs_monotonic_ns()
+    storm = (faults, now, now - storm.at < Self.stormGap ? storm.rounds + 1 : 0)
+    guard storm.rounds >= Self.stormRounds else { return }
+    let until = now + (isReading ? Self.stormGap : Self.stormGap / 4)
+    haltPolling.keep(vs_current_cpu(), lastCPU, until: until)
+  }
+
+  /// Nanoseconds: a page from RAM is asked for, brought and used in less than a quarter of it, one from a disk in less.
+  private static let stormGap: UInt64 = 400_000
+  private static let stormRounds = 16
 
   // MARK: - Requests of the target's own threads
 
