@@ -399,7 +399,7 @@ final class Pager: @unchecked Sendable {
     let now = vs_monotonic_ns()
     storm = (faults, now, now - storm.at < Self.stormGap ? storm.rounds + 1 : 0)
     guard storm.rounds >= Self.stormRounds else { return }
-    let until = now + (isReading ? Self.stormGap : Self.stormGap / 4)
+    let until = now + (isReading ? Self.stormGap : Self.stormGap / 2)
     haltPolling.keep(vs_current_cpu(), lastCPU, until: until)
   }
 
