@@ -40,7 +40,10 @@ struct AreaReader: @unchecked Sendable {
     var seen: UInt64 = 0
     var idleCount = 0
     var underWay = 0
+    /// Reads ahead that the disk has not completed.
     var aheadUnderWay = 0
+    /// Reads that somebody asked for, likewise.
+    var askedUnderWay = 0
     var isUnusable = false
   }
 
@@ -75,6 +78,8 @@ struct AreaReader: @unchecked Sendable {
   var descriptor: Int32 { fields.pointee.ring?.descriptor ?? -1 }
   /// Reads that have not been taken in.
   var underWay: Int { fields.pointee.underWay }
+  /// Reads under way that somebody asked for.
+  var askedUnderWay: Int { fields.pointee.askedUnderWay }
   /// The kernel was short of memory when a read was started: `next` tries again, and has to be called soon.
   var hasQueued: Bool { fields.pointee.ring.map { $0.hasQueued } ?? false }
 
@@ -127,7 +132,7 @@ struct AreaReader: @unchecked Sendable {
       buffer: buffer)
     fields.pointee.idleCount -= 1
     fields.pointee.underWay += 1
-    if isAhead { fields.pointee.aheadUnderWay += 1 }
+    if isAhead { fields.pointee.aheadUnderWay += 1 } else { fields.pointee.askedUnderWay += 1 }
     ring.submit()
     return .underWay
   }
@@ -161,7 +166,7 @@ struct AreaReader: @unchecked Sendable {
     let index = Int(token)
     let flight = flights[index]
     flights[index].token = 0
-    if flight.fault.thread == Fault.ahead { fields.pointee.aheadUnderWay -= 1 }
+    if flight.fault.thread == Fault.ahead { fields.pointee.aheadUnderWay -= 1 } else { fields.pointee.askedUnderWay -= 1 }
     return (flight, result == flight.length)
   }
 

@@ -23,6 +23,7 @@ final class SegmentWriter {
   private let layer: SlotLayer
   private let storage: any SegmentStorage
   private var idle: [Int]
+  private let buffers: Int
   /// The segments that are being filled: of compressed objects, and of those that do not compress.
   private var open: [(buffer: Int, flight: Flight)?] = [nil, nil]
   private var flights: [Int: Flight] = [:]
@@ -38,6 +39,7 @@ final class SegmentWriter {
     self.layer = layer
     self.storage = storage
     idle = Array(buffers)
+    self.buffers = buffers.count
   }
 
   var isIdle: Bool { flights.isEmpty && open.allSatisfy { $0 == nil } }
@@ -46,8 +48,15 @@ final class SegmentWriter {
   func append(
     _ slot: SlotNumber, from word: SlotWord, _ content: UnsafeRawPointer, length: Int, cleaning: Bool = false
   ) -> Bool {
-    // Cleaning has counted on as few segments as there can be.
-    let kind = length == pageSize && !cleaning ? 1 : 0
+    // Cleaning has counted on as few segments as there can be, and a single buffer cannot be two.
+    let kind = length == pageSize && !cleaning && buffers > 1 ? 1 : 0
+    return append(kind, slot, word, content, length, cleaning)
+      || open[1 - kind] != nil && append(1 - kind, slot, word, content, length, cleaning)
+  }
+
+  private func append(
+    _ kind: Int, _ slot: SlotNumber, _ word: SlotWord, _ content: UnsafeRawPointer, _ length: Int, _ cleaning: Bool
+  ) -> Bool {
     for _ in 0..<2 {
       guard ensureOpen(kind, cleaning: cleaning) else { return false }
       if let unit = open[kind]!.flight.builder.append(content, length: length, slot: slot) {

@@ -267,7 +267,7 @@ final class SwapAreas: @unchecked Sendable {
     let pool = max(0, layer.pool.limitBytes - layer.pool.arenaBytes) / 8 * 7
     lock.lock()
     let others = areas.filter { $0.number != area.number && layer.areas.rotation($0.number) == .active }
-      .reduce(0) { $0 + max(0, layer.areas.freeBytes($1.number) - AreaPlace.segmentBytes) }
+      .reduce(0) { $0 + max(0, layer.areas.freeBytes($1.number) - 2 * AreaPlace.segmentBytes) }
     lock.unlock()
     let average = max(1, figures.liveBytes / max(1, figures.liveObjects))
     let places = pages + (pool + others) / average

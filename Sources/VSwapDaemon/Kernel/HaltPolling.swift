@@ -2,17 +2,23 @@ import CUserfault
 import Glibc
 import Synchronization
 
-/// Keeps CPUs of a virtual machine from halting between faults that follow each other quickly.
+/// Keeps CPUs of a small virtual machine from halting between faults that follow each other quickly.
 ///
-/// A fault takes two wake-ups, and waking a CPU that has halted costs 25 us or more in a guest, longer than all the rest. So a thread of the
-/// scheduler's lowest class (SCHED_IDLE) spins there for some microseconds more: everything else goes before it at once, and to the scheduler the
-/// CPU is idle to take. It also counts as used, so that threads that wake one another stay together on the CPU next to it. Guest kernels do the same themselves where their host has not turned it off (Documentation/virt/guest-halt-polling.rst).
+/// A fault takes two wake-ups, and waking a CPU that has halted costs 25 us or more in a guest, longer than all the rest. The scheduler sends a
+/// thread that is woken to an idle CPU; so a thread of the lowest class (SCHED_IDLE) spins for some microseconds more on those CPUs where the
+/// pager is not: they do not halt, and count as used, so that pager and program come to share a CPU. Guest kernels do something like it themselves
+/// where their host has not turned it off (Documentation/virt/guest-halt-polling.rst).
+///
+/// Within a scheduler group everybody else goes before such a thread at once. Others need not: so wherever somebody is found to have run in between
+/// the CPU is left alone for a while.
 ///
 /// A trivial handle; any thread may call. Threads are made when they are needed first, and stay.
 struct HaltPolling: @unchecked Sendable {
   private struct Place: ~Copyable {
     /// Monotonic nanoseconds until which the CPU shall not halt.
     let until = Atomic<UInt64>(0)
+    /// Monotonic nanoseconds before which it is left alone.
+    let restsUntil = Atomic<UInt64>(0)
     let isAsleep = Atomic<Bool>(true)
     let hasThread = Atomic<Bool>(false)
     let turns = Atomic<UInt64>(0)
@@ -21,14 +27,21 @@ struct HaltPolling: @unchecked Sendable {
     init(bell: Int32) { self.bell = bell }
   }
 
+  /// With more CPUs nobody knows where a thread will be woken.
+  private static let mostCPUs = 4
+  /// Nanoseconds without a turn: somebody else had the CPU. An interrupt takes less.
+  private static let interruption: UInt64 = 20_000
+  /// Nanoseconds for which a CPU that others use is left alone.
+  private static let rest: UInt64 = 1_000_000
+
   private let places: UnsafeMutablePointer<Place>
   private let count: Int
 
-  /// For this machine: of use in a virtual machine with several CPUs only, and only where nobody counts the daemon's CPU time against a quota
+  /// For this machine: of use in a virtual machine with few CPUs only, and only where nobody counts the daemon's CPU time against a quota
   /// that the program may have to share.
   static func create() -> HaltPolling {
-    let cpus = min(64, sysconf(Int32(_SC_NPROCESSORS_CONF)))
-    return create(cpus: cpus > 1 && vs_is_guest() != 0 && !CPUQuota.isSet ? cpus : 0)
+    let cpus = sysconf(Int32(_SC_NPROCESSORS_CONF))
+    return create(cpus: (2...mostCPUs).contains(cpus) && vs_is_guest() != 0 && !CPUQuota.isSet ? cpus : 0)
   }
 
   /// For the first `cpus` CPUs; 0: it does nothing.
@@ -44,31 +57,19 @@ struct HaltPolling: @unchecked Sendable {
 
   var isOfUse: Bool { count > 1 }
 
-  /// The two CPUs of a ping-pong do not halt before `until`, in monotonic nanoseconds; on a small machine none does, since a thread that is woken
-  /// may go to any of them.
-  func keep(_ one: Int32, _ other: Int32, until: UInt64) {
-    guard count > Self.fewCPUs else {
-      for cpu in 0..<count { keep(Int32(cpu), until: until) }
-      return
+  /// No CPU but `here` halts from `now` until `until`, in monotonic nanoseconds.
+  func keepOthers(than here: Int32, from now: UInt64, until: UInt64) {
+    for cpu in 0..<count where cpu != Int(here) && places[cpu].restsUntil.load(ordering: .relaxed) <= now {
+      places[cpu].until.store(until, ordering: .sequentiallyConsistent)
+      guard places[cpu].isAsleep.load(ordering: .sequentiallyConsistent) else { continue }
+      if places[cpu].isAsleep.exchange(false, ordering: .sequentiallyConsistent) { wake(cpu) }
     }
-    keep(one, until: until)
-    if other != one { keep(other, until: until) }
-  }
-
-  private static let fewCPUs = 4
-
-  private func keep(_ cpu: Int32, until: UInt64) {
-    guard cpu >= 0, cpu < count else { return }
-    let place = places + Int(cpu)
-    place.pointee.until.store(until, ordering: .sequentiallyConsistent)
-    guard place.pointee.isAsleep.load(ordering: .sequentiallyConsistent) else { return }
-    if place.pointee.isAsleep.exchange(false, ordering: .sequentiallyConsistent) { wake(Int(cpu)) }
+    // The pager has come to where somebody spins for it.
+    if here >= 0, Int(here) < count { places[Int(here)].until.store(0, ordering: .relaxed) }
   }
 
   /// How often the CPU has spun so far.
-  func turns(_ cpu: Int32) -> UInt64 {
-    cpu >= 0 && cpu < count ? places[Int(cpu)].turns.load(ordering: .relaxed) : 0
-  }
+  func turns(_ cpu: Int) -> UInt64 { places[cpu].turns.load(ordering: .relaxed) }
 
   @inline(never)
   private func wake(_ cpu: Int) {
@@ -80,20 +81,32 @@ struct HaltPolling: @unchecked Sendable {
   }
 
   private func run(_ cpu: Int) {
-    // Anywhere else, or with a share like the programs', it would be in the way.
-    guard vs_set_cpu(Int32(cpu)) == 0, vs_idle_thread() == 0 else { return }
-    let place = places + cpu
-    while true {
-      guard vs_semaphore_take(place.pointee.bell) == 0 else { return }
+    // With a share like the programs' it would be in the way.
+    guard vs_idle_thread() == 0 else { return }
+    while vs_semaphore_take(places[cpu].bell) == 0 {
+      // A CPU that went away had let go of the thread.
+      if vs_current_cpu() != Int32(cpu) && vs_set_cpu(Int32(cpu)) != 0 { return }
       repeat {
-        place.pointee.isAsleep.store(false, ordering: .sequentiallyConsistent)
-        while vs_monotonic_ns() < place.pointee.until.load(ordering: .relaxed) {
-          for _ in 0..<32 { vs_pause() }
-          place.pointee.turns.wrappingAdd(1, ordering: .relaxed)
-        }
-        place.pointee.isAsleep.store(true, ordering: .sequentiallyConsistent)
+        places[cpu].isAsleep.store(false, ordering: .sequentiallyConsistent)
+        spin(cpu)
+        places[cpu].isAsleep.store(true, ordering: .sequentiallyConsistent)
         // Somebody who came before the last line saw it awake.
-      } while vs_monotonic_ns() < place.pointee.until.load(ordering: .sequentiallyConsistent)
+      } while vs_monotonic_ns() < places[cpu].until.load(ordering: .sequentiallyConsistent)
+    }
+  }
+
+  private func spin(_ cpu: Int) {
+    var last = vs_monotonic_ns()
+    while last < places[cpu].until.load(ordering: .relaxed) {
+      for _ in 0..<32 { vs_pause() }
+      let now = vs_monotonic_ns()
+      if now - last > Self.interruption {
+        places[cpu].restsUntil.store(now + Self.rest, ordering: .relaxed)
+        places[cpu].until.store(0, ordering: .sequentiallyConsistent)
+        return
+      }
+      places[cpu].turns.wrappingAdd(1, ordering: .relaxed)
+      last = now
     }
   }
 }

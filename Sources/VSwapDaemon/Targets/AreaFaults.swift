@@ -25,7 +25,7 @@ extension TargetState {
 
   /// A read ahead for the page has completed: the next one.
   mutating func readOn(after page: UInt64, _ buffers: FaultBuffers) {
-    if let wanted = streams.wanted(of: page) { readAhead(wanted, buffers) }
+    if account.room >= 64, let wanted = streams.wanted(of: page) { readAhead(wanted, buffers) }
   }
 
   /// Starts reads of what a stream of faults will want next and no read under way brings along. Pages that do not compress lie in other
@@ -157,13 +157,15 @@ extension TargetState {
 
   /// What a completed read ahead has brought, for somebody to unpack and map. nil: there is little room left, or too much to do.
   func haul(_ flight: AreaReader.Flight, _ buffers: FaultBuffers) -> Haul? {
-    guard flight.fault.thread == Fault.ahead, account.room / 16 >= Self.reach,
-      let place = (0..<FaultBuffers.haulCount).first(where: { buffers.hauls[$0].isIdle })
+    // With little room below the limit what is asked for goes first.
+    let most = min(Haul.capacity, account.room / 16)
+    guard flight.fault.thread == Fault.ahead, most >= ReadStreams.longest, !requestGranted,
+      let place = (0..<FaultBuffers.haulCount).first(where: { buffers.hauls[$0].isIdle && !buffers.hauls[$0].hasRead })
     else { return nil }
     let haul = buffers.hauls[place]
     haul.begin()
     let first = flight.fault.address / UInt64(pageSize)
-    for page in first..<first + UInt64(Self.reach) {
+    for page in first..<first + UInt64(Self.reach) where haul.count < most {
       let entry = table.entry(page)
       guard PageTableEntry.isSlot(entry) else { continue }
       let word = buffers.layer.table.word(entry)

@@ -51,12 +51,9 @@ struct FaultBuffers {
   @discardableResult
   func takeBackHauls() -> Bool {
     var isAll = true
-    for index in 0..<Self.haulCount where !hauls[index].isIdle {
-      guard hauls[index].isDone else {
-        isAll = false
-        continue
-      }
-      if let flight = hauls[index].takeBack() { reader.finish(flight.index) }
+    for index in 0..<Self.haulCount {
+      if hauls[index].hasRead, let flight = hauls[index].takeBack() { reader.finish(flight.index) }
+      if !hauls[index].isIdle { isAll = false }
     }
     return isAll
   }

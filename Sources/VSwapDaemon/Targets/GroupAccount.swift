@@ -141,7 +141,8 @@ struct GroupAccount: @unchecked Sendable {
   /// Watermarks as kswapd has them: reclaim begins above `high` and ends below `low`. For a group with a limit.
   var high: Int { (limit ?? 0) - reserve - Self.step(ofLimit: limit ?? 0) }
   var low: Int { high - Self.step(ofLimit: limit ?? 0) }
-  private static func step(ofLimit limit: Int) -> Int { min(max(limit / 64, 1024), 4096, limit / 8) }
+  /// A sixteenth, but no more than 4 MiB before that is a 64th: what burst there can be grows with the CPUs, not with the limit.
+  private static func step(ofLimit limit: Int) -> Int { min(max(limit / 64, min(max(limit / 16, 512), 1024)), 4096, limit / 8) }
 
   /// For `reserve`: 16 ms of growth at 2 GiB/s, which is how long a busy machine may keep the pager from running, but no more than a
   /// quarter of the limit.

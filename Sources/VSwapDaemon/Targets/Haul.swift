@@ -13,9 +13,20 @@ struct Haul: @unchecked Sendable {
   }
 
   private struct Fields: ~Copyable {
-    let isDone = Atomic<Bool>(true)
+    let state = Atomic<UInt8>(State.idle)
     var flight: AreaReader.Flight?
     var count = 0
+  }
+
+  private enum State {
+    /// The pager's, with a read or without.
+    static let idle: UInt8 = 0
+    /// In a worker's queue.
+    static let posted: UInt8 = 1
+    /// The worker is at it.
+    static let started: UInt8 = 2
+    /// In the queue still, but the pager did not want to wait any longer.
+    static let claimed: UInt8 = 3
   }
 
   /// Pages at most.
@@ -40,10 +51,11 @@ struct Haul: @unchecked Sendable {
 
   // MARK: - The pager
 
-  /// Nobody has it.
-  var isIdle: Bool { fields.pointee.flight == nil }
-  /// The worker is through. What it wrote is seen.
-  var isDone: Bool { fields.pointee.isDone.load(ordering: .acquiring) }
+  /// Neither a worker nor a queue has it. What a worker wrote is seen.
+  var isIdle: Bool { fields.pointee.state.load(ordering: .acquiring) == State.idle }
+  /// It holds a read's buffer.
+  var hasRead: Bool { fields.pointee.flight != nil }
+  var count: Int { fields.pointee.count }
 
   /// Begins with no pages. Must be idle.
   func begin() { fields.pointee.count = 0 }
@@ -53,15 +65,28 @@ struct Haul: @unchecked Sendable {
     fields.pointee.count += 1
   }
 
-  /// Is the read's from now on, which must be held, until it is taken back.
-  func close(_ flight: AreaReader.Flight) {
-    fields.pointee.flight = flight
-    fields.pointee.isDone.store(false, ordering: .relaxed)
+  /// Is the read's from now on, which must be held, until that is taken back.
+  func close(_ flight: AreaReader.Flight) { fields.pointee.flight = flight }
+
+  /// Hands it to a worker. false: all of them have enough to do.
+  func post(of pager: Unmanaged<Pager>, to workers: Unpackers) -> Bool {
+    fields.pointee.state.store(State.posted, ordering: .releasing)
+    if workers.post(.haul(self, pager), most: 2) { return true }
+    fields.pointee.state.store(State.idle, ordering: .relaxed)
+    return false
   }
 
-  /// It is idle then. Returns the read that it had.
-  @discardableResult
+  /// No worker has begun with it, and none will. It stays in its queue for a while.
+  func claim() -> Bool {
+    fields.pointee.state.compareExchange(
+      expected: State.posted, desired: State.claimed, ordering: .acquiringAndReleasing
+    ).exchanged
+  }
+
+  /// The read, which nobody needs any more. nil: a worker does.
   func takeBack() -> AreaReader.Flight? {
+    let state = fields.pointee.state.load(ordering: .acquiring)
+    guard state == State.idle || state == State.claimed else { return nil }
     let flight = fields.pointee.flight
     fields.pointee.flight = nil
     return flight
@@ -69,9 +94,17 @@ struct Haul: @unchecked Sendable {
 
   // MARK: - The worker
 
-  /// A worker's turn, or the pager's.
+  /// A worker's turn. The pager may end as soon as the haul is idle.
+  func workPosted(for pager: Pager, layer: SlotLayer, codec: Codec, batch: PageBatch) {
+    let isMine = fields.pointee.state.compareExchange(
+      expected: State.posted, desired: State.started, ordering: .acquiringAndReleasing
+    ).exchanged
+    if isMine { work(for: pager, layer: layer, codec: codec, batch: batch) }
+    fields.pointee.state.store(State.idle, ordering: .releasing)
+  }
+
+  /// Unpacks and maps. On the worker's thread, or on the pager's own.
   func work(for pager: Pager, layer: SlotLayer, codec: Codec, batch: PageBatch) {
-    defer { fields.pointee.isDone.store(true, ordering: .releasing) }
     guard let flight = fields.pointee.flight else { return }
     var next = 0
     while next < fields.pointee.count {

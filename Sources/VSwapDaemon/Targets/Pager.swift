@@ -154,7 +154,10 @@ final class Pager: @unchecked Sendable {
       !member.pointee.requestGranted, member.pointee.account.room >= batch.items.count
     else { return false }
     switch member.pointee.bringInAhead(batch, buffers) {
-    case .drained: return true
+    case .drained:
+      // The pager may be asleep, and nobody else asks it for what it is asked for already.
+      if member.pointee.link != nil && member.pointee.counters.wanted > 0 { nudge() }
+      return true
     case .again, .gone: return false
     case .violation(let what):
       violation = what
@@ -175,7 +178,7 @@ final class Pager: @unchecked Sendable {
       buffers.reader.refreshFiles()
       if let what = violation, hasTarget { expel(what) }
       takeRequests()
-      buffers.takeBackHauls()
+      let wasReading = buffers.reader.underWay > 0
       finishReads()
       var index = members.count - 1
       while index >= 0 {
@@ -184,7 +187,7 @@ final class Pager: @unchecked Sendable {
       }
       if hasTarget {
         tendTarget()
-        keepAwake()
+        if !wasReading { keepAwake() }
       }
     }
     close()
@@ -233,7 +236,10 @@ final class Pager: @unchecked Sendable {
     serving.unlock()
     let ready = poll(&polled, nfds_t(polled.count), longest)
     serving.lock()
-    if ready == 0 { buffers.ahead.pointee.clear() }
+    if ready == 0 {
+      buffers.ahead.pointee.clear()
+      workOffHauls()
+    }
     if ready > 0 && polled[0].revents != 0 { takeRings() }
   }
 
@@ -268,12 +274,14 @@ final class Pager: @unchecked Sendable {
   }
 
   private func serve(_ index: Int) {
+    // Who waits for a read that a worker has dealt with, or given up, is served now.
+    buffers.takeBackHauls()
     let member = members[index]
     let (account, counters) = (member.pointee.account, member.pointee.counters)
     stallClock.begin(faults: counters.faults, account)
     var outcome = member.pointee.drain(buffers)
     if case .drained = outcome, member.pointee.waitingCount > 0 { outcome = member.pointee.serveWaiting(buffers) }
-    stallClock.end(faults: counters.faults, waiting: member.pointee.waitingCount + buffers.reader.underWay, account)
+    stallClock.end(faults: counters.faults, waiting: member.pointee.waitingCount + buffers.reader.askedUnderWay, account)
     guard conclude(outcome, index) else { return }
     // A child that ends or executes says nothing.
     if index > 0 || !hasTarget, case .gone = member.pointee.uffd.probe(at: member.pointee.probeAddress) {
@@ -320,12 +328,21 @@ final class Pager: @unchecked Sendable {
   /// Has a worker unpack and map what a read ahead has brought. false: all of them have enough to do, and the pager did what a worker would; the
   /// workers can map theirs meanwhile.
   private func unpack(_ haul: Haul) -> Bool {
-    if buffers.unpackers.post(.haul(haul, .passUnretained(self)), most: 2) { return true }
+    if haul.post(of: .passUnretained(self), to: buffers.unpackers) { return true }
+    workOff(haul)
+    return false
+  }
+
+  private func workOff(_ haul: Haul) {
     serving.unlock()
     haul.work(for: self, layer: layer, codec: buffers.codec, batch: aheadBatch)
     serving.lock()
-    buffers.takeBackHauls()
-    return false
+    if let flight = haul.takeBack() { buffers.reader.finish(flight.index) }
+  }
+
+  /// Threads have waited for a millisecond, and the workers are somewhere else: at another target's pages, perhaps, which may take long.
+  private func workOffHauls() {
+    for index in 0..<FaultBuffers.haulCount where buffers.hauls[index].claim() { workOff(buffers.hauls[index]) }
   }
 
   /// The page of all members that have it.
@@ -390,21 +407,19 @@ final class Pager: @unchecked Sendable {
     roundsPerLook = 16
   }
 
-  /// While faults follow each other closely the CPUs that take turns do not halt in between.
+  /// While faults follow each other closely the CPUs around this one do not halt in between. Those that wait for a disk would not gain by it.
   private func keepAwake() {
     guard haltPolling.isOfUse else { return }
     let faults = members[0].pointee.counters.faults
-    let isReading = buffers.reader.underWay > 0
-    guard faults != storm.faults || isReading else { return }
+    guard faults != storm.faults else { return }
     let now = vs_monotonic_ns()
     storm = (faults, now, now - storm.at < Self.stormGap ? storm.rounds + 1 : 0)
     guard storm.rounds >= Self.stormRounds else { return }
-    let until = now + (isReading ? Self.stormGap : Self.stormGap / 2)
-    haltPolling.keep(vs_current_cpu(), lastCPU, until: until)
+    haltPolling.keepOthers(than: vs_current_cpu(), from: now, until: now + Self.stormGap)
   }
 
-  /// Nanoseconds: a page from RAM is asked for, brought and used in less than a quarter of it, one from a disk in less.
-  private static let stormGap: UInt64 = 400_000
+  /// Nanoseconds: a page from RAM is asked for, brought and used in a small part of it.
+  private static let stormGap: UInt64 = 200_000
   private static let stormRounds = 16
 
   // MARK: - Requests of the target's own threads

@@ -90,7 +90,7 @@ struct Unpackers: @unchecked Sendable {
       switch work {
       case .window(let window): window.work(codec: codec)
       case .haul(let haul, let pager):
-        pager._withUnsafeGuaranteedRef { haul.work(for: $0, layer: layer, codec: codec, batch: batch) }
+        pager._withUnsafeGuaranteedRef { haul.workPosted(for: $0, layer: layer, codec: codec, batch: batch) }
       }
     }
   }

@@ -13,10 +13,11 @@ import Testing
       let before = polling.turns(0)
       // Others may need the CPU for long: it is asked again until it had a turn.
       while polling.turns(0) == before {
-        polling.keep(0, 1, until: vs_monotonic_ns() + 20_000_000)
+        polling.keepOthers(than: 1, from: .max, until: vs_monotonic_ns() + 20_000_000)
         usleep(1000)
       }
       usleep(25_000)
+      // It stops by itself.
       var last = polling.turns(0)
       while true {
         usleep(30_000)
@@ -29,8 +30,8 @@ import Testing
 
   @Test func withoutCPUsItDoesNothing() {
     let polling = HaltPolling.create(cpus: 0)
-    polling.keep(0, 1, until: .max)
-    polling.keep(-1, 70, until: .max)
-    #expect(!polling.isOfUse && polling.turns(0) == 0 && polling.turns(-1) == 0)
+    polling.keepOthers(than: 0, from: 0, until: .max)
+    polling.keepOthers(than: -1, from: 0, until: .max)
+    #expect(!polling.isOfUse)
   }
 }
