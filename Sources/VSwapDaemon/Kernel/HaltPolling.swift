@@ -12,7 +12,7 @@ import Synchronization
 /// Within a scheduler group everybody else goes before such a thread at once. Others need not: so wherever somebody is found to have run in between
 /// the CPU is left alone for a while.
 ///
-/// A trivial handle; any thread may call. Threads are made when they are needed first, and stay.
+/// A trivial handle; any thread may call.
 struct HaltPolling: @unchecked Sendable {
   private struct Place: ~Copyable {
     /// Monotonic nanoseconds until which the CPU shall not halt.
@@ -20,7 +20,6 @@ struct HaltPolling: @unchecked Sendable {
     /// Monotonic nanoseconds before which it is left alone.
     let restsUntil = Atomic<UInt64>(0)
     let isAsleep = Atomic<Bool>(true)
-    let hasThread = Atomic<Bool>(false)
     let turns = Atomic<UInt64>(0)
     let bell: Int32
 
@@ -40,7 +39,7 @@ struct HaltPolling: @unchecked Sendable {
   /// For this machine: of use in a virtual machine with few CPUs only, and only where nobody counts the daemon's CPU time against a quota
   /// that the program may have to share.
   static func create() -> HaltPolling {
-    let cpus = sysconf(Int32(_SC_NPROCESSORS_CONF))
+    let cpus = sysconf(Int32(_SC_NPROCESSORS_ONLN))
     return create(cpus: (2...mostCPUs).contains(cpus) && vs_is_guest() != 0 && !CPUQuota.isSet ? cpus : 0)
   }
 
@@ -57,12 +56,17 @@ struct HaltPolling: @unchecked Sendable {
 
   var isOfUse: Bool { count > 1 }
 
+  /// The threads run for as long as the daemon does. A CPU without one halts as it always did.
+  func start() {
+    for cpu in 0..<count { try? Thread.start("vswap-halt-\(cpu)") { [self] in run(cpu) } }
+  }
+
   /// No CPU but `here` halts from `now` until `until`, in monotonic nanoseconds.
   func keepOthers(than here: Int32, from now: UInt64, until: UInt64) {
     for cpu in 0..<count where cpu != Int(here) && places[cpu].restsUntil.load(ordering: .relaxed) <= now {
       places[cpu].until.store(until, ordering: .sequentiallyConsistent)
       guard places[cpu].isAsleep.load(ordering: .sequentiallyConsistent) else { continue }
-      if places[cpu].isAsleep.exchange(false, ordering: .sequentiallyConsistent) { wake(cpu) }
+      if places[cpu].isAsleep.exchange(false, ordering: .sequentiallyConsistent) { _ = vs_eventfd_signal(places[cpu].bell) }
     }
     // The pager has come to where somebody spins for it.
     if here >= 0, Int(here) < count { places[Int(here)].until.store(0, ordering: .relaxed) }
@@ -71,18 +75,9 @@ struct HaltPolling: @unchecked Sendable {
   /// How often the CPU has spun so far.
   func turns(_ cpu: Int) -> UInt64 { places[cpu].turns.load(ordering: .relaxed) }
 
-  @inline(never)
-  private func wake(_ cpu: Int) {
-    if !places[cpu].hasThread.exchange(true, ordering: .acquiringAndReleasing) {
-      // Without it the CPU halts as it always did.
-      try? Thread.start("vswap-halt-\(cpu)") { [self] in run(cpu) }
-    }
-    _ = vs_eventfd_signal(places[cpu].bell)
-  }
-
   private func run(_ cpu: Int) {
     // With a share like the programs' it would be in the way.
-    guard vs_idle_thread() == 0 else { return }
+    guard vs_idle_thread() == 0, vs_set_cpu(Int32(cpu)) == 0 else { return }
     while vs_semaphore_take(places[cpu].bell) == 0 {
       // A CPU that went away had let go of the thread.
       if vs_current_cpu() != Int32(cpu) && vs_set_cpu(Int32(cpu)) != 0 { return }

@@ -16,6 +16,7 @@ public final class Daemon: @unchecked Sendable {
   let startedAt = vs_monotonic_ns()
   private let compressor: Compressor
   private let unpackers: Unpackers
+  private let haltPolling = HaltPolling.create()
   private let writeback: Writeback
   private let logger: Logger
   /// Rings when targets come or go.
@@ -80,6 +81,7 @@ public final class Daemon: @unchecked Sendable {
       plane: daemon, socketPath: RuntimePaths.controlSocket(in: directory.path))
     try daemon.compressor.start(workers: max(1, min(4, sysconf(Int32(_SC_NPROCESSORS_ONLN)) / 2)))
     try daemon.unpackers.start()
+    daemon.haltPolling.start()
     try daemon.keeper.start()
     try attach.start()
     try control.start()
@@ -108,7 +110,7 @@ public final class Daemon: @unchecked Sendable {
   ) throws(KernelError) -> AttachServer {
     let handshake = Handshake(
       registry: registry, layer: layer, chunks: chunks, budget: budget, compressor: compressor, unpackers: unpackers,
-      haltPolling: .create(), files: areas.files, device: device)
+      haltPolling: haltPolling, files: areas.files, device: device)
     let logger = self.logger
     // A target of another user is served too; what is embedded serves one command, whose processes may change their user.
     return try AttachServer(

@@ -53,7 +53,8 @@ struct FaultBuffers {
     var isAll = true
     for index in 0..<Self.haulCount {
       if hauls[index].hasRead, let flight = hauls[index].takeBack() { reader.finish(flight.index) }
-      if !hauls[index].isIdle { isAll = false }
+      // The worker may have ended between the two questions.
+      if hauls[index].hasRead || !hauls[index].isIdle { isAll = false }
     }
     return isAll
   }

@@ -27,6 +27,8 @@ struct Haul: @unchecked Sendable {
     static let started: UInt8 = 2
     /// In the queue still, but the pager did not want to wait any longer.
     static let claimed: UInt8 = 3
+    /// The worker is through, and about to say so.
+    static let done: UInt8 = 4
   }
 
   /// Pages at most.
@@ -86,7 +88,7 @@ struct Haul: @unchecked Sendable {
   /// The read, which nobody needs any more. nil: a worker does.
   func takeBack() -> AreaReader.Flight? {
     let state = fields.pointee.state.load(ordering: .acquiring)
-    guard state == State.idle || state == State.claimed else { return nil }
+    guard state == State.idle || state == State.claimed || state == State.done else { return nil }
     let flight = fields.pointee.flight
     fields.pointee.flight = nil
     return flight
@@ -99,21 +101,28 @@ struct Haul: @unchecked Sendable {
     let isMine = fields.pointee.state.compareExchange(
       expected: State.posted, desired: State.started, ordering: .acquiringAndReleasing
     ).exchanged
-    if isMine { work(for: pager, layer: layer, codec: codec, batch: batch) }
+    if isMine && !work(for: pager, layer: layer, codec: codec, batch: batch) {
+      fields.pointee.state.store(State.done, ordering: .releasing)
+      // Threads may wait for pages that are not mapped.
+      pager.nudge()
+    }
     fields.pointee.state.store(State.idle, ordering: .releasing)
   }
 
-  /// Unpacks and maps. On the worker's thread, or on the pager's own.
-  func work(for pager: Pager, layer: SlotLayer, codec: Codec, batch: PageBatch) {
-    guard let flight = fields.pointee.flight else { return }
+  /// Unpacks and maps. On the worker's thread, or on the pager's own. false: not everything.
+  @discardableResult
+  func work(for pager: Pager, layer: SlotLayer, codec: Codec, batch: PageBatch) -> Bool {
+    guard let flight = fields.pointee.flight else { return true }
+    var isAll = true
     var next = 0
     while next < fields.pointee.count {
       let end = min(next + Self.step, fields.pointee.count)
       unpack(next..<end, flight, layer, codec, batch)
-      // Threads may wait for pages that are not mapped.
-      guard pager.mapAheadHere(batch, of: flight.token) else { return pager.nudge() }
+      if batch.items.count < end - next { isAll = false }
+      guard pager.mapAheadHere(batch, of: flight.token) else { return false }
       next = end
     }
+    return isAll
   }
 
   private func unpack(_ range: Range<Int>, _ flight: AreaReader.Flight, _ layer: SlotLayer, _ codec: Codec, _ batch: PageBatch) {

@@ -66,7 +66,8 @@ final class Pager: @unchecked Sendable {
   private var requests: [Request] = []
   private var isClosed = false
 
-  /// Held by the pager's thread except while it waits, and by a swapoff's worker that brings pages in: over everything below.
+  /// Held by the pager's thread except while it waits or does what an unpacker would, and by a swapoff's worker or an unpacker that brings pages
+  /// in: over everything below.
   private let serving = Lock.create()
 
   private var buffers: FaultBuffers
@@ -77,6 +78,8 @@ final class Pager: @unchecked Sendable {
   private var map: MemoryMap
   private var polled: [pollfd] = []
   private var lastCPU: Int32 = -1
+  /// Monotonic nanoseconds since which threads have been waiting without a break; 0: none is.
+  private var waitingSince: UInt64 = 0
   private var storm = (faults: 0, at: UInt64(0), rounds: 0)
   private var roundsSinceLook = 0
   private var roundsPerLook = 16
@@ -179,16 +182,15 @@ final class Pager: @unchecked Sendable {
       if let what = violation, hasTarget { expel(what) }
       takeRequests()
       let wasReading = buffers.reader.underWay > 0
+      helpWorkers()
       finishReads()
       var index = members.count - 1
       while index >= 0 {
         serve(index)
         index -= 1
       }
-      if hasTarget {
-        tendTarget()
-        if !wasReading { keepAwake() }
-      }
+      if hasTarget { tendTarget() }
+      if hasTarget { keepAwake(wasReading: wasReading) }
     }
     close()
     awaitHauls()
@@ -236,10 +238,7 @@ final class Pager: @unchecked Sendable {
     serving.unlock()
     let ready = poll(&polled, nfds_t(polled.count), longest)
     serving.lock()
-    if ready == 0 {
-      buffers.ahead.pointee.clear()
-      workOffHauls()
-    }
+    if ready == 0 { buffers.ahead.pointee.clear() }
     if ready > 0 && polled[0].revents != 0 { takeRings() }
   }
 
@@ -340,9 +339,17 @@ final class Pager: @unchecked Sendable {
     if let flight = haul.takeBack() { buffers.reader.finish(flight.index) }
   }
 
-  /// Threads have waited for a millisecond, and the workers are somewhere else: at another target's pages, perhaps, which may take long.
-  private func workOffHauls() {
-    for index in 0..<FaultBuffers.haulCount where buffers.hauls[index].claim() { workOff(buffers.hauls[index]) }
+  /// Where threads have waited for a millisecond, the workers are somewhere else: at another target's pages, perhaps, which may take long. One
+  /// haul at a time, since there are faults to be served.
+  private func helpWorkers() {
+    guard members.contains(where: { $0.pointee.waitingCount > 0 }) else {
+      waitingSince = 0
+      return
+    }
+    let now = vs_monotonic_ns()
+    if waitingSince == 0 { waitingSince = now }
+    guard now - waitingSince > 1_000_000 else { return }
+    for index in 0..<FaultBuffers.haulCount where buffers.hauls[index].claim() { return workOff(buffers.hauls[index]) }
   }
 
   /// The page of all members that have it.
@@ -408,9 +415,13 @@ final class Pager: @unchecked Sendable {
   }
 
   /// While faults follow each other closely the CPUs around this one do not halt in between. Those that wait for a disk would not gain by it.
-  private func keepAwake() {
+  private func keepAwake(wasReading: Bool) {
     guard haltPolling.isOfUse else { return }
     let faults = members[0].pointee.counters.faults
+    guard !wasReading && buffers.reader.underWay == 0 else {
+      storm.faults = faults
+      return
+    }
     guard faults != storm.faults else { return }
     let now = vs_monotonic_ns()
     storm = (faults, now, now - storm.at < Self.stormGap ? storm.rounds + 1 : 0)

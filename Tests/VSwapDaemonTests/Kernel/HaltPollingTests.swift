@@ -8,6 +8,7 @@ import Testing
   /// It polls as long as it is asked to, sleeps afterwards, and can be woken again.
   @Test func pollsUntilItsTimeIsOver() {
     let polling = HaltPolling.create(cpus: 2)
+    polling.start()
     #expect(polling.isOfUse && polling.turns(0) == 0)
     for _ in 0..<3 {
       let before = polling.turns(0)
