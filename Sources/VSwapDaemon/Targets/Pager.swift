@@ -579,6 +579,11 @@ final class Pager: @unchecked Sendable {
       guard hasTarget else { return false }
       _ = members[0].pointee.retireCommands(budget)
       if !members[0].pointee.link!.isOutstanding { return true }
+      // An agent that was killed ends no command. What executes something else, or left a vfork child behind, is served until it has gone.
+      if members[0].pointee.link!.agentHasGone, case .gone = members[0].pointee.uffd.probe(at: members[0].pointee.probeAddress) {
+        end(0, violation: nil)
+        return false
+      }
       if vs_monotonic_ns() > deadline { return false }
       var bell = pollfd(fd: members[0].pointee.link!.doorbell, events: Int16(POLLIN), revents: 0)
       if poll(&bell, 1, 5) > 0 { vs_eventfd_clear(bell.fd) }

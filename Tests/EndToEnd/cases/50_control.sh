@@ -148,6 +148,25 @@ killed_in_the_middle() {
   wait "$runner" || true
 }
 
+# Threads ask the daemon for ranges without pause, and the target ends while one waits for its answer: the daemon must outlive it.
+seconds_killed_in_requests=60
+case_killed_in_requests() {
+  [[ -z $NATIVE ]] || skip "it is about vswapd"
+  local i pid runner
+  start_daemon
+  for ((i = 0; i < 25; i++)); do
+    ctl run --limit 8M -- "$PROGRAMS/model" --seed $((SEED + i)) --size 32 --steps 1000000 --threads 3 \
+      --ops map,write_pages,write_part,verify,wipe_on_fork,dont_fork,mremap_move >/dev/null &
+    runner=$!
+    wait_until 10 status_is "sum(g['totals']['faults'] for g in s['groups']) > 50" True || fail "run $i: nothing came back"
+    sleep "0.0$((RANDOM % 90 + 10))"
+    for pid in $(status "' '.join(str(t['pid']) for g in s['groups'] for t in g['targets'])"); do kill -KILL "$pid" 2>/dev/null || true; done
+    wait "$runner" || true
+    wait_until 10 status_is "len(s['groups'])" 0 || fail "run $i: a group is still there, or the daemon has gone: $(ctl status --json)"
+  done
+  stop_daemon
+}
+
 # A thousand targets that live for a moment, and some that die in the middle of things.
 seconds_thousand=300
 case_thousand() {
