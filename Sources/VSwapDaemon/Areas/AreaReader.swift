@@ -24,6 +24,10 @@ struct AreaReader: @unchecked Sendable {
     func holds(_ place: AreaPlace) -> Bool {
       word.place.area == place.area && place.offset >= start && place.offset + place.bytes <= start + length
     }
+
+    /// Where an object is that has been read.
+    @inline(__always)
+    func object(_ place: AreaPlace) -> UnsafeRawPointer { UnsafeRawPointer(buffer + (place.offset - start)) }
   }
 
   /// Reads at a time. More faults wait their turn.

@@ -64,7 +64,7 @@ extension TargetState {
     if flight.fault.thread == Fault.ahead {
       return isComplete ? mapBrought(from: flight.fault.address / UInt64(pageSize), flight, buffers) : .drained
     }
-    let object = isComplete ? UnsafeRawPointer(flight.buffer + (flight.word.place.offset - flight.start)) : nil
+    let object = isComplete ? flight.object(flight.word.place) : nil
     switch take(flight.fault, flight.slot, flight.word, object, window: flight, buffers) {
     case .done:
       guard isComplete, flight.isAround else { return .drained }
@@ -106,18 +106,23 @@ extension TargetState {
       from: page + 1, atMost: min(ReadStreams.longest - 1, account.room / 16), flight, into: buffers.bounce + pageSize, buffers)
   }
 
+  /// Slot and word of a page that a read has brought; nil: it lies elsewhere.
+  @inline(__always)
+  private func brought(_ page: UInt64, _ flight: AreaReader.Flight, _ buffers: FaultBuffers) -> (SlotNumber, SlotWord)? {
+    let entry = table.entry(page)
+    guard PageTableEntry.isSlot(entry) else { return nil }
+    let word = buffers.layer.table.word(entry)
+    return word.kind == .area && flight.holds(word.place) ? (entry, word) : nil
+  }
+
   /// Unpacks adjacent pages that a read has brought. Returns how many.
   private func unpackRun(
     from page: UInt64, atMost most: Int, _ flight: AreaReader.Flight, into place: UnsafeMutableRawPointer, _ buffers: FaultBuffers
   ) -> Int {
     var count = 0
     while count < most {
-      let entry = table.entry(page + UInt64(count))
-      guard PageTableEntry.isSlot(entry) else { break }
-      let other = buffers.layer.table.word(entry)
-      guard other.kind == .area, flight.holds(other.place) else { break }
-      let object = UnsafeRawPointer(flight.buffer + (other.place.offset - flight.start))
-      guard let content = buffers.layer.content(of: object, entry, other),
+      guard let (slot, word) = brought(page + UInt64(count), flight, buffers),
+        let content = buffers.layer.content(of: flight.object(word.place), slot, word),
         buffers.layer.unpack(content, into: place + count * pageSize, codec: buffers.codec)
       else { break }
       count += 1
@@ -160,16 +165,13 @@ extension TargetState {
     // With little room below the limit what is asked for goes first.
     let most = min(Haul.capacity, account.room / 16)
     guard flight.fault.thread == Fault.ahead, most >= ReadStreams.longest, !requestGranted,
-      let place = (0..<FaultBuffers.haulCount).first(where: { buffers.hauls[$0].isIdle && !buffers.hauls[$0].hasRead })
+      let place = (0..<FaultBuffers.haulCount).first(where: { buffers.hauls[$0].isFree })
     else { return nil }
     let haul = buffers.hauls[place]
     haul.begin()
     let first = flight.fault.address / UInt64(pageSize)
     for page in first..<first + UInt64(Self.reach) where haul.count < most {
-      let entry = table.entry(page)
-      guard PageTableEntry.isSlot(entry) else { continue }
-      let word = buffers.layer.table.word(entry)
-      if word.kind == .area && flight.holds(word.place) { haul.add(Haul.Item(page: page, slot: entry, word: word)) }
+      if let (slot, word) = brought(page, flight, buffers) { haul.add(Haul.Item(page: page, slot: slot, word: word)) }
     }
     haul.close(flight)
     buffers.reader.hold(flight)

@@ -52,9 +52,8 @@ struct FaultBuffers {
   func takeBackHauls() -> Bool {
     var isAll = true
     for index in 0..<Self.haulCount {
-      if hauls[index].hasRead, let flight = hauls[index].takeBack() { reader.finish(flight.index) }
-      // The worker may have ended between the two questions.
-      if hauls[index].hasRead || !hauls[index].isIdle { isAll = false }
+      if let flight = hauls[index].takeBack() { reader.finish(flight.index) }
+      if !hauls[index].isFree { isAll = false }
     }
     return isAll
   }

@@ -53,13 +53,11 @@ struct Haul: @unchecked Sendable {
 
   // MARK: - The pager
 
-  /// Neither a worker nor a queue has it. What a worker wrote is seen.
-  var isIdle: Bool { fields.pointee.state.load(ordering: .acquiring) == State.idle }
-  /// It holds a read's buffer.
-  var hasRead: Bool { fields.pointee.flight != nil }
+  /// It holds no read, and neither a worker nor a queue has it.
+  var isFree: Bool { fields.pointee.flight == nil && fields.pointee.state.load(ordering: .acquiring) == State.idle }
   var count: Int { fields.pointee.count }
 
-  /// Begins with no pages. Must be idle.
+  /// Begins with no pages. Must be free.
   func begin() { fields.pointee.count = 0 }
 
   func add(_ item: Item) {
@@ -129,9 +127,8 @@ struct Haul: @unchecked Sendable {
     batch.items.removeAll(keepingCapacity: true)
     for index in range {
       let item = items[index]
-      let object = UnsafeRawPointer(flight.buffer + (item.word.place.offset - flight.start))
       // Who asks for a page whose object is damaged will be told.
-      guard let content = layer.content(of: object, item.slot, item.word),
+      guard let content = layer.content(of: flight.object(item.word.place), item.slot, item.word),
         layer.unpack(content, into: batch.content + batch.items.count * pageSize, codec: codec)
       else { continue }
       batch.items.append(PageBatch.Item(slot: item.slot, word: item.word, page: item.page))

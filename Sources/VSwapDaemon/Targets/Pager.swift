@@ -316,7 +316,8 @@ final class Pager: @unchecked Sendable {
       }
       if isComplete, let haul = members[place].pointee.haul(flight, buffers) {
         // Faults come first: those that wait for this read may be about to ask for the next ones.
-        if unpack(haul) { continue } else { return }
+        guard unpack(haul) else { return }
+        continue
       }
       let outcome = members[place].pointee.finishRead(flight, isComplete: isComplete, buffers)
       buffers.reader.finish(flight.index)
@@ -580,9 +581,9 @@ final class Pager: @unchecked Sendable {
       _ = members[0].pointee.retireCommands(budget)
       if !members[0].pointee.link!.isOutstanding { return true }
       // An agent that was killed ends no command. What executes something else, or left a vfork child behind, is served until it has gone.
-      if members[0].pointee.link!.agentHasGone, case .gone = members[0].pointee.uffd.probe(at: members[0].pointee.probeAddress) {
-        end(0, violation: nil)
-        return false
+      if members[0].pointee.link!.agentHasGone {
+        agentLeft()
+        guard hasTarget else { return false }
       }
       if vs_monotonic_ns() > deadline { return false }
       var bell = pollfd(fd: members[0].pointee.link!.doorbell, events: Int16(POLLIN), revents: 0)

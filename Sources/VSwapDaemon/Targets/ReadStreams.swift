@@ -65,9 +65,11 @@ struct ReadStreams {
     current = index
     let turns = streams[index].isDownward != isDownward
     let pages = turns ? 2 : min(2 * streams[index].pages, Self.longest)
-    streams[index] = Stream(
-      first: page, end: page + 1, readTo: streams[index].readTo, wantedTo: streams[index].wantedTo, pages: pages,
-      isDownward: isDownward, usedAt: clock)
+    streams[index].first = page
+    streams[index].end = page + 1
+    streams[index].pages = pages
+    streams[index].isDownward = isDownward
+    streams[index].usedAt = clock
     return isDownward ? (1, pages - 1) : (pages, 0)
   }
 

@@ -137,14 +137,19 @@ nothing_left() {
     ((descriptors <= ${before% *} && threads <= ${before#* }))
 }
 
+kill_targets() {
+  local pid
+  for pid in $(status "' '.join(str(t['pid']) for g in s['groups'] for t in g['targets'])"); do kill -KILL "$pid" 2>/dev/null || true; done
+}
+
 # killed_in_the_middle TENTHS: three targets that die with pages out, after so many tenths of a second.
 killed_in_the_middle() {
-  local pid runner
+  local runner
   # shellcheck disable=SC2016
   ctl run --limit 8M -- sh -c '"$0" --size 32 --hold-ms 60000 & "$0" --size 32 --hold-ms 60000 & wait' "$PROGRAMS/fill" &
   runner=$!
   sleep "0.$1"
-  for pid in $(status "' '.join(str(t['pid']) for g in s['groups'] for t in g['targets'])"); do kill -KILL "$pid" 2>/dev/null || true; done
+  kill_targets
   wait "$runner" || true
 }
 
@@ -152,7 +157,7 @@ killed_in_the_middle() {
 seconds_killed_in_requests=60
 case_killed_in_requests() {
   [[ -z $NATIVE ]] || skip "it is about vswapd"
-  local i pid runner
+  local i runner
   start_daemon
   for ((i = 0; i < 25; i++)); do
     ctl run --limit 8M -- "$PROGRAMS/model" --seed $((SEED + i)) --size 32 --steps 1000000 --threads 3 \
@@ -160,7 +165,7 @@ case_killed_in_requests() {
     runner=$!
     wait_until 10 status_is "sum(g['totals']['faults'] for g in s['groups']) > 50" True || fail "run $i: nothing came back"
     sleep "0.0$((RANDOM % 90 + 10))"
-    for pid in $(status "' '.join(str(t['pid']) for g in s['groups'] for t in g['targets'])"); do kill -KILL "$pid" 2>/dev/null || true; done
+    kill_targets
     wait "$runner" || true
     wait_until 10 status_is "len(s['groups'])" 0 || fail "run $i: a group is still there, or the daemon has gone: $(ctl status --json)"
   done
