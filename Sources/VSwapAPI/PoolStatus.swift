@@ -21,6 +21,10 @@ public struct PoolStatus: Codable, Sendable, Equatable {
   public var storedOriginalBytes: Int
   /// The same after compression.
   public var storedCompressedBytes: Int
+  /// Resident pages whose compressed content is kept, in case they leave again unchanged.
+  public var cleanCopies: Int
+  /// Pages that did, since the start.
+  public var reusedCopies: Int
 
   enum CodingKeys: String, CodingKey {
     case objects
@@ -31,11 +35,13 @@ public struct PoolStatus: Codable, Sendable, Equatable {
     case state
     case storedOriginalBytes = "stored_original_bytes"
     case storedCompressedBytes = "stored_compressed_bytes"
+    case cleanCopies = "clean_copies"
+    case reusedCopies = "reused_copies"
   }
 
   public init(
     objects: Int, originalBytes: Int, compressedBytes: Int, arenaBytes: Int, limitBytes: Int, state: State,
-    storedOriginalBytes: Int = 0, storedCompressedBytes: Int = 0
+    storedOriginalBytes: Int = 0, storedCompressedBytes: Int = 0, cleanCopies: Int = 0, reusedCopies: Int = 0
   ) {
     self.objects = objects
     self.originalBytes = originalBytes
@@ -45,5 +51,7 @@ public struct PoolStatus: Codable, Sendable, Equatable {
     self.state = state
     self.storedOriginalBytes = storedOriginalBytes
     self.storedCompressedBytes = storedCompressedBytes
+    self.cleanCopies = cleanCopies
+    self.reusedCopies = reusedCopies
   }
 }

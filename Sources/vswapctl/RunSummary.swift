@@ -54,6 +54,8 @@ struct RunSummary {
     if let ratio = StatusReport.ratio(original, compressed) {
       parts.append("pool \(ByteSize.format(original)) -> \(ByteSize.format(compressed)) (\(ratio))")
     }
+    let reused = pool.reusedCopies - poolBefore.reusedCopies
+    if reused > 0 { parts.append("\(reused) left again unchanged") }
     if !group.targets.isEmpty { parts.append("\(group.targets.count) processes still running") }
     return parts.joined(separator: ", ")
   }

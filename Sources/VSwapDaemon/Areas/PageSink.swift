@@ -36,6 +36,8 @@ protocol PageSink: AnyObject, Sendable {
   func deliver(_ batch: PageBatch)
   /// Brings the batch's one page to everybody who holds its slot at that place: processes that share it since a fork. Blocks.
   func deliverToAll(_ batch: PageBatch)
+  /// Makes everybody give their clean copies up. Blocks, for a second at most.
+  func dropCopies()
   /// Makes everybody who does I/O look at the files again. Blocks, for a second at most.
   func filesChanged()
 }

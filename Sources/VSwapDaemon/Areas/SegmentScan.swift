@@ -26,12 +26,11 @@ enum SegmentScan {
     _ layer: SlotLayer, _ slot: SlotNumber, _ area: Int, _ segment: UInt32, _ buffer: UnsafeRawPointer,
     _ stamp: AreaSegment.Stamp, unit: Int?, _ visit: (SlotNumber, SlotWord, (bytes: UnsafeRawPointer, length: Int)?) -> Void
   ) {
-    let seen = layer.table.word(slot)
-    guard seen.kind == .area, seen.place.area == area, seen.place.segment == segment, layer.table.tryRetain(slot) else { return }
-    let word = layer.table.word(slot)
-    guard word.kind == .area, word.place.area == area, word.place.segment == segment,
-      unit == nil || word.place.unitInSegment == unit
-    else {
+    guard isHere(layer, layer.table.word(slot), area, segment), layer.table.tryRetain(slot) else { return }
+    var word = layer.table.word(slot)
+    // A clean copy beneath a frame of the swap cache: the page goes without the frame.
+    if word.kind == .cached, isHere(layer, word, area, segment), let uncovered = layer.uncover(slot, word) { word = uncovered }
+    guard word.kind == .area, isHere(layer, word, area, segment), unit == nil || word.place.unitInSegment == unit else {
       layer.release(slot)
       return
     }
@@ -40,5 +39,12 @@ enum SegmentScan {
     let content = AreaSegment.content(
       of: object, bytes: word.place.bytes, slot: slot, unit: word.place.unitInSegment, stamp)
     visit(slot, word, content)
+  }
+
+  /// Whether a word names the segment, or a frame with a clean copy in it.
+  private static func isHere(_ layer: SlotLayer, _ word: SlotWord, _ area: Int, _ segment: UInt32) -> Bool {
+    let backing = word.kind == .cached ? layer.cache.beneath(word.frame) : word
+    guard let backing, backing.kind == .area else { return false }
+    return backing.place.area == area && backing.place.segment == segment
   }
 }

@@ -184,6 +184,8 @@ final class SwapAreas: @unchecked Sendable {
     var result = SwapoffResult(
       path: area.file.path, slots: 0, bytes: 0, toTarget: 0, toPool: 0, toAreas: 0, lost: 0, wallNanoseconds: 0,
       userNanoseconds: 0, systemNanoseconds: 0, state: .off)
+    // They would only be in the way.
+    sink.dropCopies()
     if let reason = lackOfRoom(area) {
       result.state = .refused
       result.reason = reason

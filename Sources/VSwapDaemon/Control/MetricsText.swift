@@ -23,6 +23,9 @@ enum MetricsText {
     gauge(&text, "pool_compressed_bytes", "Their size after compression.", pool.compressedBytes)
     gauge(&text, "pool_arena_bytes", "Memory the pool occupies.", pool.arenaBytes)
     gauge(&text, "pool_limit_bytes", "Most memory the pool may occupy; 0 for no limit.", pool.limitBytes)
+    gauge(&text, "clean_copies", "Resident pages whose compressed content is kept.", pool.cleanCopies)
+    head(&text, "clean_evictions_total", .counter, "Pages swapped out unchanged, at no compression.")
+    sample(&text, "clean_evictions_total", [], pool.reusedCopies)
     gauge(
       &text, "pool_full", "1 while the pool has no room and eviction stands still.",
       pool.state == .full ? 1 : 0)

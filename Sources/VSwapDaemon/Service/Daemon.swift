@@ -48,7 +48,10 @@ public final class Daemon: @unchecked Sendable {
     writeback = try Writeback(layer: layer, budget: budget)
     areas = SwapAreas(
       layer: layer, files: .create(), writeback: writeback, sink: TargetSink(registry: registry), log: log)
-    compressor.whenFull = { [writeback] in writeback.nudge() }
+    compressor.whenFull = { [writeback, registry, layer] in
+      writeback.nudge()
+      if layer.mustDropCopies { for pager in registry.pagers() { pager.nudge() } }
+    }
     writeback.whenRoom = { [compressor] in compressor.nudge() }
   }
 

@@ -18,7 +18,8 @@ extension Daemon: ControlPlane {
     PoolStatus(
       objects: now.objects, originalBytes: now.originalBytes, compressedBytes: now.compressedBytes,
       arenaBytes: now.arenaBytes, limitBytes: now.poolLimitBytes, state: budget.isStuck ? .full : .ok,
-      storedOriginalBytes: now.storedPages * pageSize, storedCompressedBytes: now.storedBytes)
+      storedOriginalBytes: now.storedPages * pageSize, storedCompressedBytes: now.storedBytes,
+      cleanCopies: now.copies, reusedCopies: now.reusedCopies)
   }
 
   private func groupStatus(_ entry: (group: Group, targets: [Target])) -> GroupStatus {

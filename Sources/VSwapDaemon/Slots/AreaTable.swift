@@ -256,6 +256,11 @@ struct AreaTable: @unchecked Sendable {
     return (0..<AreaPlace.maximumAreas).contains { rotation($0) == .active && (hasFree($0, false) || hasEmpty($0)) }
   }
 
+  /// Whether an active area has an eighth of its segments free.
+  var hasAmpleRoom: Bool {
+    (0..<AreaPlace.maximumAreas).contains { rotation($0) == .active && freeBytes($0) >= bytes($0) / 8 }
+  }
+
   func identity(_ area: Int) -> UInt64 { header(area).pointee.identity.load(ordering: .relaxed) }
   func priority(_ area: Int) -> Int32 { header(area).pointee.priority.load(ordering: .relaxed) }
 

@@ -35,6 +35,8 @@ struct PageTable: @unchecked Sendable {
   private var chunkCount = 0
   /// Entries that are slots.
   private(set) var slotCount = 0
+  /// Entries of resident pages that have clean copies.
+  private(set) var copyCount = 0
   /// Sorted chunk numbers in the second half of the mapping; -1: not valid.
   private var sortedCount = -1
   private var scans = 0
@@ -56,14 +58,14 @@ struct PageTable: @unchecked Sendable {
     try Mapping.create(name: "vswapd-page-table-directory", length: capacity * 12)
   }
 
-  /// Releases all slots, and gives the memory back.
+  /// Releases all slots and copies, and gives the memory back.
   mutating func destroy(layer: SlotLayer) {
     _ = removeRange(from: 0, below: Self.pageLimit, layer: layer)
     directory.destroy()
   }
 
   /// A table with the same entries for the `target` that was forked: every slot gets one more reference, and
-  /// keeps its owner; resident pages are resident in the child, too.
+  /// keeps its owner; resident pages are resident in the child, too, but clean copies stay the parent's.
   ///
   /// - Throws: EOVERFLOW if a slot is shared too often, ENOMEM if there are no chunks, or what the kernel
   ///   says; nothing is retained then.
@@ -81,7 +83,8 @@ struct PageTable: @unchecked Sendable {
           copy.destroy(layer: layer)
           throw KernelError(call: "clone", code: KernelError.overflow)
         }
-        copy.write(into, offset, from[offset])
+        let isCopied = PageTableEntry.copy(from[offset]) != PageTableEntry.none
+        copy.write(into, offset, isCopied ? PageTableEntry.withCopy(from[offset], PageTableEntry.none) : from[offset])
       }
     }
     return copy
@@ -130,6 +133,8 @@ struct PageTable: @unchecked Sendable {
     place.pointee = entry
     if PageTableEntry.isSlot(old) { slotCount -= 1 }
     if PageTableEntry.isSlot(entry) { slotCount += 1 }
+    if PageTableEntry.copy(old) != PageTableEntry.none { copyCount -= 1 }
+    if PageTableEntry.copy(entry) != PageTableEntry.none { copyCount += 1 }
     if (old == 0) != (entry == 0) { arena.setUsed(chunk, arena.used(chunk) + (entry == 0 ? -1 : 1)) }
   }
 
@@ -165,7 +170,21 @@ struct PageTable: @unchecked Sendable {
     return (start, end)
   }
 
-  /// Clears the entries in [low, end) and releases their slots; returns how many slots that were.
+  /// Gives up all clean copies. O(pages known), for when memory is short.
+  mutating func dropCopies(layer: SlotLayer) {
+    for index in 0..<capacity where copyCount > 0 && places[index].key != 0 {
+      let chunk = places[index].chunk
+      for offset in 0..<ChunkArena.entriesPerChunk {
+        let entry = arena.entries(chunk)[offset]
+        let slot = PageTableEntry.copy(entry)
+        guard slot != PageTableEntry.none else { continue }
+        write(chunk, offset, PageTableEntry.withCopy(entry, PageTableEntry.none))
+        layer.dropCopy(slot)
+      }
+    }
+  }
+
+  /// Clears the entries in [low, end), releases their slots and gives up their copies; returns how many slots that were.
   mutating func removeRange(from low: UInt64, below end: UInt64, layer: SlotLayer) -> Int {
     guard low < end else { return 0 }
     let (first, last) = (low >> Self.chunkShift, (end - 1) >> Self.chunkShift)
@@ -227,11 +246,12 @@ struct PageTable: @unchecked Sendable {
   ) {
     write(find(new >> Self.chunkShift), Int(new & Self.chunkMask), entry)
     write(find(vpn >> Self.chunkShift), Int(vpn & Self.chunkMask), 0)
-    guard PageTableEntry.isSlot(entry) else { return }
+    let slot = PageTableEntry.held(entry)
+    guard slot != PageTableEntry.none else { return }
     // A worker may hold a reference for a moment: then what counts is whether the owner is this target.
-    let owner = layer.owner(of: entry)
+    let owner = layer.owner(of: slot)
     if owner.count == 1 || owner.target == target {
-      layer.setOwner(entry, target: target, virtualPage: new)
+      layer.setOwner(slot, target: target, virtualPage: new)
     }
   }
 
@@ -283,6 +303,8 @@ struct PageTable: @unchecked Sendable {
       if PageTableEntry.isSlot(entry) {
         layer.release(entry)
         released += 1
+      } else if PageTableEntry.copy(entry) != PageTableEntry.none {
+        layer.dropCopy(PageTableEntry.copy(entry))
       }
     }
     if arena.used(chunk) == 0 { dropChunk(number) }

@@ -16,7 +16,7 @@ enum LoadResult: Equatable {
 
 /// What became of the oldest cached page.
 enum CompressOutcome {
-  /// It is in the pool now.
+  /// It is in the pool now, or, a clean copy, where it was before.
   case compressed
   /// The cache is empty.
   case nothing
@@ -38,6 +38,8 @@ enum CompressOutcome {
 /// | free   | zero   | `store`                 | the slot, just popped from the free list      |
 /// | free   | cached | `store`                 | the same                                      |
 /// | cached | pool   | `compressOldest`        | a reference; by exchange of the exact word    |
+/// | pool, area | cached | `evictCopy`         | a reference; by exchange of the exact word    |
+/// | cached | pool, area | `uncover`           | a reference; by exchange of the exact word    |
 /// | pool   | pool   | `compact`               | a reference; by exchange of the exact word    |
 /// | pool   | area   | `placeInArea`           | a reference; by exchange of the exact word    |
 /// | area   | area   | `placeInArea` (cleaning)| a reference; by exchange of the exact word    |
@@ -80,6 +82,9 @@ struct SlotLayer: @unchecked Sendable {
     /// Pages that were ever compressed, and what they became.
     let storedPages: Atomic<Int>
     let storedBytes: Atomic<Int>
+    /// Resident pages that have a clean copy, and copies that a page came back to.
+    let copies: Atomic<Int>
+    let reusedCopies: Atomic<Int>
     /// Class at which the next compaction starts.
     let compactionCursor: Atomic<Int>
   }
@@ -91,6 +96,8 @@ struct SlotLayer: @unchecked Sendable {
   /// Objects of the pool in the order they came; and those that do not compress, which go to an area before them.
   let order: WritebackOrder
   let incompressible: WritebackOrder
+  /// What the pages were that came back and have their slots still.
+  let hashes: CopyHashes
   private let control: Mapping
 
   // MARK: Life
@@ -114,10 +121,12 @@ struct SlotLayer: @unchecked Sendable {
       made.append { order.destroy() }
       let incompressible = try WritebackOrder.create()
       made.append { incompressible.destroy() }
+      let hashes = try CopyHashes.create(maximumSlots: maximumSlots)
+      made.append { hashes.destroy() }
       let control = try Mapping.create(name: "vswapd-slot-layer", length: pageSize)
       return SlotLayer(
         table: table, cache: cache, pool: pool, areas: .create(), order: order, incompressible: incompressible,
-        control: control)
+        hashes: hashes, control: control)
     } catch {
       for destroy in made { destroy() }
       throw error
@@ -132,6 +141,7 @@ struct SlotLayer: @unchecked Sendable {
     areas.destroy()
     order.destroy()
     incompressible.destroy()
+    hashes.destroy()
     control.destroy()
   }
 
@@ -240,12 +250,24 @@ struct SlotLayer: @unchecked Sendable {
 
   func countLost() { counters.pointee.lostPages.add(1, ordering: .relaxed) }
 
+  /// Frees the frame of a cached page, and leaves what may lie beneath alone.
+  func freeFrame(_ word: SlotWord) {
+    counters.pointee.cachedPages.subtract(1, ordering: .relaxed)
+    cache.free(word.frame)
+  }
+
+  func countCached() { counters.pointee.cachedPages.add(1, ordering: .relaxed) }
+  func countCopies(_ difference: Int) { counters.pointee.copies.add(difference, ordering: .relaxed) }
+  func countReusedCopy() { counters.pointee.reusedCopies.add(1, ordering: .relaxed) }
+
   /// Frees what `word` names, which no slot does any more.
   func freeBacking(_ word: SlotWord) {
     switch word.kind {
     case .cached:
-      counters.pointee.cachedPages.subtract(1, ordering: .relaxed)
-      cache.free(word.frame)
+      // Nobody else can have a use for the frame, so what is read here is this slot's.
+      let beneath = cache.beneath(word.frame)
+      freeFrame(word)
+      if let beneath { freeBacking(beneath) }
     case .pool:
       pool.free(word.poolOffset, length: word.poolLength)
     case .zero:
@@ -282,6 +304,11 @@ struct SlotLayer: @unchecked Sendable {
     let word = table.word(slot)
     guard word.kind == .cached, word.frame == frame else { return .stale }
     Interleaving.point()
+    if cache.beneath(frame) != nil {
+      guard let new = uncover(slot, word) else { return .stale }
+      if new.kind == .pool { noteInPool(slot, new) }
+      return .compressed
+    }
 
     // A copy, since another worker may have got the same page by a stale entry and free the frame; then the
     // exchange below fails. zstd must not see bytes change.
@@ -299,7 +326,7 @@ struct SlotLayer: @unchecked Sendable {
       return .stale
     }
     Interleaving.point()
-    freeBacking(word)
+    freeFrame(word)
     noteInPool(slot, new)
     counters.pointee.storedPages.add(1, ordering: .relaxed)
     counters.pointee.storedBytes.add(length, ordering: .relaxed)
@@ -386,6 +413,8 @@ struct SlotLayer: @unchecked Sendable {
   var freeFrames: Int { cache.freeFrames }
   /// Pages in the swap cache.
   var cachedPages: Int { counters.pointee.cachedPages.load(ordering: .relaxed) }
+  /// Resident pages that have a clean copy.
+  var copies: Int { counters.pointee.copies.load(ordering: .relaxed) }
   /// Pages of zeros.
   var zeroPages: Int { counters.pointee.zeroPages.load(ordering: .relaxed) }
 
@@ -408,9 +437,11 @@ struct SlotLayer: @unchecked Sendable {
       zeroPages: zeroPages,
       storedPages: counters.pointee.storedPages.load(ordering: .relaxed),
       storedBytes: counters.pointee.storedBytes.load(ordering: .relaxed),
+      copies: copies,
+      reusedCopies: counters.pointee.reusedCopies.load(ordering: .relaxed),
       slotsInUse: table.inUse,
       lostPages: counters.pointee.lostPages.load(ordering: .relaxed),
       metadataBytes: table.metadataBytes + cache.metadataBytes + pool.metadataBytes + areas.metadataBytes
-        + order.metadataBytes + incompressible.metadataBytes + control.allocatedBytes())
+        + order.metadataBytes + incompressible.metadataBytes + hashes.metadataBytes + control.allocatedBytes())
   }
 }

@@ -19,6 +19,10 @@ struct SlotStatistics: Equatable, Sendable {
   /// Pages that were ever put into the pool, whether they have left since or not, and their bytes there.
   var storedPages = 0
   var storedBytes = 0
+  /// Resident pages whose objects are kept, in case they do not change.
+  var copies = 0
+  /// Evictions since the start that found their page unchanged.
+  var reusedCopies = 0
   /// Slots allocated, whatever holds their content.
   var slotsInUse = 0
   /// Pages whose content cannot be had any more.

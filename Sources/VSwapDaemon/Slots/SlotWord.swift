@@ -114,6 +114,11 @@ struct SlotWord: Equatable, Sendable {
     return AreaPlace(payload: payload)
   }
 
+  /// The backing that `former`, an earlier word of the same slot, named: nothing has changed about it meanwhile.
+  static func resuming(_ former: SlotWord, after previous: SlotWord) -> SlotWord {
+    SlotWord(former.kind, payload: former.payload, after: previous)
+  }
+
   /// A page whose content cannot be had any more.
   static func lost(after previous: SlotWord) -> SlotWord {
     SlotWord(.lost, payload: 0, after: previous)

@@ -15,12 +15,14 @@ import Synchronization
 /// harm: whoever pops it retains the slot and looks at its word before anything else. What does hold is
 /// that a frame that stays cached has an entry, or a worker that is at work on it.
 struct SwapCache: @unchecked Sendable {
-  /// 8 bytes per frame.
+  /// 16 bytes per frame.
   private struct Frame: ~Copyable {
     /// Free: next free frame, 0 at the end. In use: the slot.
     let link: Atomic<UInt32>
     /// Stamp of the live FIFO entry, 0 for none.
     let stamp: Atomic<UInt32>
+    /// In use: the word of the slot's other backing, see `CleanCopies`; 0 for none.
+    let beneath: Atomic<UInt64>
   }
 
   /// At the start of the metadata mapping.
@@ -49,7 +51,7 @@ struct SwapCache: @unchecked Sendable {
   /// A cache of `capacity` (1 ..< 2^30) frames, which take RAM from their first use on.
   static func create(capacity: Int) throws(KernelError) -> SwapCache {
     precondition(capacity > 0 && capacity < 1 << 30)
-    precondition(MemoryLayout<Frame>.stride == 8)
+    precondition(MemoryLayout<Frame>.stride == 16)
     var ringLength = 8
     while ringLength < 2 * capacity { ringLength *= 2 }
     let frames = try Mapping.create(name: "vswapd-cache", length: (capacity + 1) * pageSize)
@@ -178,9 +180,17 @@ struct SwapCache: @unchecked Sendable {
 
   // MARK: Order
 
-  /// Says whose page a frame holds; before the slot's word names the frame.
-  func setSlot(_ frame: UInt32, _ slot: SlotNumber) {
+  /// Says whose page a frame holds, and which word the slot has had if that backing is kept; before the slot's word names the frame.
+  func setSlot(_ frame: UInt32, _ slot: SlotNumber, beneath: SlotWord? = nil) {
     record(frame).pointee.link.store(slot, ordering: .relaxed)
+    record(frame).pointee.beneath.store(beneath?.bits ?? 0, ordering: .relaxed)
+  }
+
+  /// The kept backing of the slot whose page a frame holds. It means nothing until an exchange of the slot's word, which names the frame, shows
+  /// that the frame was that slot's all the time.
+  func beneath(_ frame: UInt32) -> SlotWord? {
+    let bits = record(frame).pointee.beneath.load(ordering: .relaxed)
+    return bits == 0 ? nil : SlotWord(bits: bits)
   }
 
   /// Appends a frame, whose slot's word names it already, as the youngest.

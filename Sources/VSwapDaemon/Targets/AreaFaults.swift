@@ -96,7 +96,7 @@ extension TargetState {
       return serve(fault, buffers)
     }
     let count = window.map { neighbours(after: page, $0, buffers) } ?? 0
-    return faultedIn(fault, page, copyIn(fault.address, buffers.bounce, count + 1), fromCache: false, buffers)
+    return faultedIn(fault, page, copyIn(fault.address, buffers.bounce, count + 1), buffers.bounce, fromCache: false, buffers)
   }
 
   /// Unpacks the pages after `page` that the same read has brought, behind it. Returns how many.
@@ -144,7 +144,10 @@ extension TargetState {
       switch copyIn(next * UInt64(pageSize), buffers.bounce, count) {
       case .filled(let pages):
         pending.forgetMoves()
-        for index in next..<next + UInt64(pages) { leaveSlot(index, table.entry(index), chances: 0, buffers.layer) }
+        for index in 0..<pages {
+          let page = next + UInt64(index)
+          leaveSlot(page, table.entry(page), chances: 0, copyOf: buffers.bounce + index * pageSize, buffers.layer)
+        }
         account.mapped(pages: pages)
         streams.brought(next, pages)
         next += UInt64(pages)
@@ -205,7 +208,7 @@ extension TargetState {
   /// What a worker has unpacked of a read ahead. It must not wait for this target's agent: others' streams need it, too.
   mutating func bringInAhead(_ batch: PageBatch, _ buffers: FaultBuffers) -> DrainOutcome {
     guard link == nil || link!.tryEnter() else { return .again }
-    let outcome = bringInEntered(batch, buffers)
+    let outcome = bringInEntered(batch, keepingCopies: true, buffers)
     for item in batch.items where item.isTaken { streams.brought(item.page, 1) }
     reclaimIfOver()
     return outcome
@@ -214,11 +217,11 @@ extension TargetState {
   /// From swapoff: pages whose content is in the batch, each if its slot still is where the content was read.
   mutating func bringIn(_ batch: PageBatch, _ buffers: FaultBuffers) -> DrainOutcome {
     if link != nil && !link!.enter() { return .gone }
-    return bringInEntered(batch, buffers)
+    return bringInEntered(batch, keepingCopies: false, buffers)
   }
 
   /// With the gate, which it leaves.
-  private mutating func bringInEntered(_ batch: PageBatch, _ buffers: FaultBuffers) -> DrainOutcome {
+  private mutating func bringInEntered(_ batch: PageBatch, keepingCopies: Bool, _ buffers: FaultBuffers) -> DrainOutcome {
     defer { link?.leave() }
     if link != nil && link!.isOutstanding {
       if case .violation(let what) = takeEvicted(buffers.layer) { return .violation(what) }
@@ -234,7 +237,7 @@ extension TargetState {
       while end < batch.items.count, batch.items[end].page == batch.items[end - 1].page + 1, belongs(batch, end, buffers) {
         end += 1
       }
-      switch bringIn(batch, index, end, buffers) {
+      switch bringIn(batch, index..<end, keepingCopies, buffers) {
       case .filled(let pages): index += pages
       case .changing: return .again
       case .gone: return .gone
@@ -251,8 +254,11 @@ extension TargetState {
   }
 
   /// Adjacent pages in one call.
-  private mutating func bringIn(_ batch: PageBatch, _ first: Int, _ end: Int, _ buffers: FaultBuffers) -> FillOutcome {
-    var count = end - first
+  private mutating func bringIn(
+    _ batch: PageBatch, _ items: Range<Int>, _ keepingCopies: Bool, _ buffers: FaultBuffers
+  ) -> FillOutcome {
+    let first = items.lowerBound
+    var count = items.count
     let page = batch.items[first].page
     while true {
       let outcome = uffd.copy(
@@ -260,12 +266,12 @@ extension TargetState {
       switch outcome {
       case .filled(let pages):
         pending.forgetMoves()
-        for index in first..<first + pages { leave(batch, index, buffers) }
+        for index in first..<first + pages { leave(batch, index, keepingCopies, buffers) }
         account.mapped(pages: pages)
         return outcome
       case .exists:
         // The target's own page is the newer one.
-        leave(batch, first, buffers)
+        leave(batch, first, false, buffers)
         return outcome
       case .unmapped where count > 1: count = 1
       default: return outcome
@@ -273,8 +279,10 @@ extension TargetState {
     }
   }
 
-  private mutating func leave(_ batch: PageBatch, _ index: Int, _ buffers: FaultBuffers) {
+  private mutating func leave(_ batch: PageBatch, _ index: Int, _ keepingCopy: Bool, _ buffers: FaultBuffers) {
     batch.items[index].isTaken = true
-    leaveSlot(batch.items[index].page, batch.items[index].slot, chances: 0, buffers.layer)
+    leaveSlot(
+      batch.items[index].page, batch.items[index].slot, chances: 0,
+      copyOf: keepingCopy ? batch.content + index * pageSize : nil, buffers.layer)
   }
 }

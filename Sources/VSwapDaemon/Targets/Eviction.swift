@@ -30,12 +30,9 @@ extension TargetState {
   private mutating func store(_ run: AgentLink.Evicted, _ layer: SlotLayer) {
     for index in 0..<run.count {
       let page = run.page + UInt64(index)
-      let old = table.entry(page)
-      if PageTableEntry.isSlot(old) {
-        layer.release(old)
-        account.swappedChanged(by: -1)
-      }
-      let slot = layer.store(page: run.content + index * pageSize, target: id, virtualPage: page)
+      let content = run.content + index * pageSize
+      if evictCopy(page, content, layer) { continue }
+      let slot = layer.store(page: content, target: id, virtualPage: page)
       if let slot, table.set(page, slot) {
         account.swappedChanged(by: 1)
         continue
@@ -49,6 +46,27 @@ extension TargetState {
     account.evicted(pages: run.count)
     publishSwapped()
     link?.publish(taken: run.count)
+  }
+
+  /// A page that came back and was not changed goes to the slot that it came from. false: it needs a new one, and its entry holds nothing any more.
+  private mutating func evictCopy(_ page: UInt64, _ content: UnsafeRawPointer, _ layer: SlotLayer) -> Bool {
+    let old = table.entry(page)
+    if PageTableEntry.isSlot(old) {
+      layer.release(old)
+      account.swappedChanged(by: -1)
+    }
+    let copy = PageTableEntry.copy(old)
+    let isUnchanged = copy != PageTableEntry.none && layer.evictCopy(copy, page: content, target: id, virtualPage: page)
+    if copy != PageTableEntry.none { copyYield.note(isUnchanged: isUnchanged) }
+    // Replacing an entry of an existing chunk cannot fail.
+    if isUnchanged {
+      _ = table.set(page, copy)
+      account.swappedChanged(by: 1)
+    } else if PageTableEntry.held(old) != PageTableEntry.none {
+      if copy != PageTableEntry.none { layer.dropCopy(copy) }
+      _ = table.set(page, PageTableEntry.resident(chances: 0))
+    }
+    return isUnchanged
   }
 
   /// Ends finished commands. Returns whether any ended.
@@ -172,7 +190,7 @@ extension TargetState {
     while page < end {
       let entry = table.entry(page)
       if PageTableEntry.chances(entry) > 0 {
-        _ = table.set(page, PageTableEntry.resident(chances: PageTableEntry.chances(entry) - 1))
+        _ = table.set(page, PageTableEntry.passedOver(entry))
       } else if discarded.count == 0 || !discarded.contains(page) {
         builder.add(page)
       }

@@ -52,7 +52,7 @@ extension TargetState {
       return .done
     case .zero where !fault.write:
       let outcome = uffd.zero(fault.address, length: pageSize)
-      return faultedIn(fault, page, outcome, fromCache: false, buffers)
+      return faultedIn(fault, page, outcome, nil, fromCache: false, buffers)
     case .zero, .cached, .pool:
       return bringIn(fault, page, fromCache: loaded == .cached, buffers)
     }
@@ -64,7 +64,7 @@ extension TargetState {
     guard let found = window.take(page, atMost: roomAhead, table, codec: buffers.codec) else { return nil }
     _ = streams.fault(page)
     let outcome = copyIn(fault.address, found.content, found.count)
-    let result = faultedIn(fault, page, outcome, fromCache: found.fromCache, buffers)
+    let result = faultedIn(fault, page, outcome, found.content, fromCache: found.fromCache, buffers)
     if case .filled(let pages) = outcome {
       window.passed(page, pages)
       buffers.ahead.pointee.follow(streams.end, of: token, table)
@@ -85,7 +85,7 @@ extension TargetState {
     let count = ahead > 1 ? loadAhead(page, min(ahead, roomAhead), buffers) : 1
     if isAround { behind = min(Self.around - count, Int(page & 15)) }
     let outcome = copyIn(fault.address, buffers.bounce, count)
-    let result = faultedIn(fault, page, outcome, fromCache: fromCache, buffers)
+    let result = faultedIn(fault, page, outcome, buffers.bounce, fromCache: fromCache, buffers)
     guard case .filled = outcome else { return result }
     if behind > 0 { bringBehind(page, min(behind, roomAhead), buffers) }
     if count >= ReadStreams.proven { buffers.ahead.pointee.follow(streams.end, of: token, table) }
@@ -118,7 +118,7 @@ extension TargetState {
     guard case .filled(let pages) = outcome else { return }
     for index in 0..<pages {
       let other = first + UInt64(index)
-      leaveSlot(other, table.entry(other), chances: 0, buffers.layer)
+      leaveSlot(other, table.entry(other), chances: 0, copyOf: content + index * pageSize, buffers.layer)
     }
     account.mapped(pages: pages)
     streams.broughtBehind(page, pages)
@@ -150,19 +150,23 @@ extension TargetState {
     return uffd.copy(to: address, from: content, length: pageSize)
   }
 
-  /// After the attempt to map a page, and others behind it.
+  /// After the attempt to map a page, and others behind it, from `content` (nil: zeros).
   mutating func faultedIn(
-    _ fault: Fault, _ page: UInt64, _ outcome: FillOutcome, fromCache: Bool, _ buffers: FaultBuffers
+    _ fault: Fault, _ page: UInt64, _ outcome: FillOutcome, _ content: UnsafeMutableRawPointer?, fromCache: Bool,
+    _ buffers: FaultBuffers
   ) -> ServiceOutcome {
     switch outcome {
     case .filled(let pages):
       pending.forgetMoves()
       // Back so soon from the cache: it was the wrong page to take. One from further back has to prove itself first, so that a scan does
       // not push the working set out.
-      leaveSlot(page, table.entry(page), chances: fromCache ? PageTableEntry.maximumChances : 0, asked: true, buffers.layer)
+      // What is about to be written has no use for a clean copy.
+      leaveSlot(
+        page, table.entry(page), chances: fromCache ? PageTableEntry.maximumChances : 0, asked: true,
+        copyOf: fault.write ? nil : content, buffers.layer)
       for index in 1..<max(1, pages) {
         let other = page + UInt64(index)
-        leaveSlot(other, table.entry(other), chances: 0, buffers.layer)
+        leaveSlot(other, table.entry(other), chances: 0, copyOf: content.map { $0 + index * pageSize }, buffers.layer)
       }
       countFault(fault, page, pages, fromCache: fromCache)
       return .done
@@ -188,11 +192,19 @@ extension TargetState {
     reclaimIfOver()
   }
 
-  /// The page is in the target now: its slot goes, and the reclaimer passes it by a few times.
-  mutating func leaveSlot(_ page: UInt64, _ slot: SlotNumber, chances: UInt32, asked: Bool = false, _ layer: SlotLayer) {
+  /// The page is in the target now, and the reclaimer passes it by a few times: its slot goes, or stays as a clean copy of `content`.
+  mutating func leaveSlot(
+    _ page: UInt64, _ slot: SlotNumber, chances: UInt32, asked: Bool = false, copyOf content: UnsafeMutableRawPointer? = nil,
+    _ layer: SlotLayer
+  ) {
+    var entry = asked ? PageTableEntry.askedFor(chances: chances) : PageTableEntry.resident(chances: chances)
+    if let content, copyYield.shouldKeep(), layer.keepCopy(slot, of: content) {
+      entry = PageTableEntry.withCopy(entry, slot)
+    } else {
+      layer.release(slot)
+    }
     // Replacing an entry of an existing chunk cannot fail.
-    _ = table.set(page, asked ? PageTableEntry.askedFor(chances: chances) : PageTableEntry.resident(chances: chances))
-    layer.release(slot)
+    _ = table.set(page, entry)
     account.swappedChanged(by: -1)
     if discarded.count > 0 { discarded.remove(from: page, below: page + 1) }
     publishSwapped()

@@ -22,6 +22,8 @@ final class Pager: @unchecked Sendable {
     case duplicate(token: UInt64, Promise<Int32?>)
     /// Lets go of the files of areas that went; the loop did so before it took the request.
     case refreshFiles(Promise<Bool>)
+    /// Gives up all clean copies.
+    case dropCopies(Promise<Bool>)
     /// Brings pages in from a swap area that goes.
     case bringIn(PageBatch, Promise<Bool>)
     /// Gives up a child that has an agent now.
@@ -181,6 +183,7 @@ final class Pager: @unchecked Sendable {
       buffers.reader.refreshFiles()
       if let what = violation, hasTarget { expel(what) }
       takeRequests()
+      if layer.mustDropCopies { dropCopies() }
       let wasReading = buffers.reader.underWay > 0
       helpWorkers()
       finishReads()
@@ -214,12 +217,16 @@ final class Pager: @unchecked Sendable {
     for request in left { refuse(request) }
   }
 
+  private func dropCopies() {
+    for member in members where member.pointee.table.copyCount > 0 { member.pointee.table.dropCopies(layer: layer) }
+  }
+
   private func refuse(_ request: Request) {
     switch request {
     case .evict(_, let promise): promise.fulfil(EvictResult(pages: 0))
     case .restore(let promise), .detach(let promise), .dissolve(let promise): promise.fulfil(.gone)
     case .duplicate(_, let promise): promise.fulfil(nil)
-    case .bringIn(_, let promise), .refreshFiles(let promise): promise.fulfil(false)
+    case .bringIn(_, let promise), .refreshFiles(let promise), .dropCopies(let promise): promise.fulfil(false)
     case .handOver(_, let promise): promise.fulfil(nil)
     }
   }
@@ -502,6 +509,9 @@ final class Pager: @unchecked Sendable {
     case .handOver(let token, let promise): promise.fulfil(handOver(token))
     case .dissolve(let promise): promise.fulfil(dissolve())
     case .refreshFiles(let promise): promise.fulfil(true)
+    case .dropCopies(let promise):
+      dropCopies()
+      promise.fulfil(true)
     case .bringIn(let batch, let promise) where batch.isShared: promise.fulfil(bringInShared(batch))
     case _ where !hasTarget: refuse(request)
     case .bringIn(let batch, let promise): promise.fulfil(bringIn(batch))

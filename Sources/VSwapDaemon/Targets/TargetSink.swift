@@ -38,11 +38,15 @@ final class TargetSink: PageSink, @unchecked Sendable {
     }
   }
 
-  func filesChanged() {
+  func dropCopies() { askAll { .dropCopies($0) } }
+
+  func filesChanged() { askAll { .refreshFiles($0) } }
+
+  private func askAll(_ request: (Promise<Bool>) -> Pager.Request) {
     var promises: [Promise<Bool>] = []
     for pager in registry.pagers() {
       let promise = Promise<Bool>()
-      if pager.post(.refreshFiles(promise)) { promises.append(promise) }
+      if pager.post(request(promise)) { promises.append(promise) }
     }
     for promise in promises { _ = promise.wait(milliseconds: 1000) }
   }

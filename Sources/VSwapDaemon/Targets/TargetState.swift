@@ -48,6 +48,7 @@ struct TargetState {
   /// A thread was granted a range: nothing is registered or evicted until it is done.
   var requestGranted = false
   var streams = ReadStreams()
+  var copyYield = CopyYield()
   /// Pages that reads of a restore have brought, until it counts them.
   var restored = 0
   /// Slots could not be shared at the fork: everything inherited is lost.

@@ -4,6 +4,8 @@
 
 # shellcheck source=SCRIPTDIR/30_programs.sh
 source "$(dirname "${BASH_SOURCE[0]}")/30_programs.sh"
+# shellcheck source=SCRIPTDIR/50_control.sh
+source "$(dirname "${BASH_SOURCE[0]}")/50_control.sh"
 
 # Areas are files in the case's directory.
 require_disk() {
@@ -145,6 +147,38 @@ case_swap_run() {
   for i in 0 1; do model_in_area $((SEED + i)); done
   remark "seeds=$SEED...$((SEED + 1))"
   require_swapping
+}
+
+# --- clean copies ---
+
+# Pages that are only read go back to where they were: nothing is compressed or written again. They do not keep the area from going, either.
+seconds_swap_clean_copies=200
+case_swap_clean_copies() {
+  require_disk
+  local before stored copies
+  start_daemon --pool-limit 4M --swap "$CASE_DIR/a:256M"
+  start_touching
+  evict_to_areas 8000
+  before=$(status "s['pool']['stored_original_bytes'] // 4096")
+  for _ in 1 2; do
+    touch_all
+    copies=$(status "s['pool']['clean_copies']")
+    ((copies >= 8000)) || fail "only $copies copies are kept: $(status "s['pool']")"
+    evict_to_areas 8000
+  done
+  stored=$(($(status "s['pool']['stored_original_bytes'] // 4096") - before))
+  copies=$(status "s['pool']['reused_copies']")
+  remark "reused=$copies compressed_again=$stored"
+  ((copies >= 16000)) || fail "only $copies copies were of use: $(status "s['pool']")"
+  # What was in the pool, which is full, or in the cache has no copy.
+  ((stored < 16000)) || fail "$stored pages were compressed again"
+  touch_all
+  off "$CASE_DIR/a"
+  status_is "s['pool']['clean_copies']" 0 || fail "copies are left: $(status "s['pool']")"
+  ctl evict "$PID"
+  touch_all
+  end_touching
+  stop_daemon
 }
 
 # --- swapoff while the program never rests ---

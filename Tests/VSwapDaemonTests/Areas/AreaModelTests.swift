@@ -30,6 +30,7 @@ import Testing
     // Too short to say.
     guard TestScale.factor >= 1 else { return }
     #expect(sum.written > 0 && sum.cleaned > 0 && sum.swapoffs > 0 && sum.cancelled > 0)
+    #expect(sum.reused > 0)
     #expect(sum.toTarget > 0 && sum.toPool > 0 && sum.toAreas > 0 && sum.toAll > 0)
     #expect(weather == .fair ? sum.lost == 0 : sum.readErrors > 0)
     #expect(weather != .stormy || sum.lost > 0)
@@ -62,6 +63,8 @@ private final class AreaModel: @unchecked Sendable {
 
     /// Shared by several.
     var toAll = 0
+    /// Clean copies that pages came back to.
+    var reused = 0
 
     mutating func add(_ other: Events) {
       written += other.written
@@ -77,6 +80,7 @@ private final class AreaModel: @unchecked Sendable {
       toPool += other.toPool
       toAreas += other.toAreas
       toAll += other.toAll
+      reused += other.reused
     }
   }
 
@@ -205,6 +209,7 @@ private final class AreaModel: @unchecked Sendable {
       _ = writeback.writeSome(&work)
     case 65: if random.below(30) == 0 { layer.setPoolLimit(bytes: (4 + random.below(24)) * CompressedPool.blockSize) }
     case 66..<72: retain()
+    case 72..<80: comeBack()
     default: if let slot = anyPage() { load(slot) }
     }
   }
@@ -263,6 +268,25 @@ private final class AreaModel: @unchecked Sendable {
     // The sink may have taken it.
     if pages[slot] != nil, layer.retain(slot) { pages[slot]!.references += 1 }
     lock.unlock()
+  }
+
+  /// A page is mapped and leaves again, changed or not. The model has no room for the changed one: it is given up, as after the attempt.
+  private func comeBack() {
+    guard let slot = anyPage() else { return }
+    lock.lock()
+    guard let expected = pages[slot], !expected.isLost, layer.retain(slot) else { return lock.unlock() }
+    lock.unlock()
+    defer { layer.release(slot) }
+    page.fill(key: expected.key)
+    guard layer.keepCopy(slot, of: page.bytes) else { return }
+    let isChanged = random.below(4) == 0
+    if isChanged { page.fill(key: expected.key &+ 16) }
+    if layer.evictCopy(slot, page: page.bytes, target: expected.target, virtualPage: expected.virtualPage) {
+      if isChanged { complain("slot \(slot) passes for what it is not") }
+      events.reused += 1
+    } else {
+      layer.countCopies(-1)
+    }
   }
 
   private func release() {
@@ -339,9 +363,14 @@ private final class AreaModel: @unchecked Sendable {
   private func snapshot() {
     before = [:]
     for slot in pages.keys {
-      let word = layer.table.word(slot)
-      if word.kind == .area { before![slot] = word.place }
+      let backing = backing(layer.table.word(slot))
+      if backing.kind == .area { before![slot] = backing.place }
     }
+  }
+
+  /// What a word names: for a page in the cache that has a clean copy, where that is.
+  private func backing(_ word: SlotWord) -> SlotWord {
+    word.kind == .cached ? layer.cache.beneath(word.frame) ?? word : word
   }
 
   /// Somebody else than `load` lost a page: rightly?
@@ -432,7 +461,7 @@ private final class AreaModel: @unchecked Sendable {
       complain("an area that is off has \(figures.liveObjects) objects")
     }
     for slot in pages.keys {
-      let word = layer.table.word(slot)
+      let word = backing(layer.table.word(slot))
       if word.kind == .area && word.place.area == area { complain("slot \(slot) lies in an area that is off") }
     }
     layer.areas.remove(area)
@@ -452,24 +481,29 @@ private final class AreaModel: @unchecked Sendable {
   private func check() {
     guard draining == nil else { return }
     var kinds: [SlotWord.Kind: Int] = [:]
+    var covered = 0
     var objects: [Int: Int] = [:]
     var units: [Int: Int] = [:]
     var segments: [Int: Set<UInt32>] = [:]
     for (slot, page) in pages {
       let word = layer.table.word(slot)
+      let backing = backing(word)
       kinds[word.kind, default: 0] += 1
+      if word.kind == .cached && backing.kind == .pool { covered += 1 }
       if page.isLost != (word.kind == .lost) { complain("slot \(slot) is \(word.kind), isLost is \(page.isLost)") }
-      guard word.kind == .area else { continue }
-      objects[word.place.area, default: 0] += 1
-      units[word.place.area, default: 0] += word.place.units
-      segments[word.place.area, default: []].insert(word.place.segment)
+      guard backing.kind == .area else { continue }
+      let place = backing.place
+      objects[place.area, default: 0] += 1
+      units[place.area, default: 0] += place.units
+      segments[place.area, default: []].insert(place.segment)
     }
     // Pages that were released while they are being written count until that is over.
     guard work.writer.isIdle else { return }
     let figures = layer.statistics()
     let seen = [figures.slotsInUse, figures.objects, figures.cachedPages, figures.zeroPages, figures.lostPages]
     let wanted = [
-      pages.count, kinds[.pool, default: 0], kinds[.cached, default: 0], kinds[.zero, default: 0], kinds[.lost, default: 0],
+      pages.count, kinds[.pool, default: 0] + covered, kinds[.cached, default: 0], kinds[.zero, default: 0],
+      kinds[.lost, default: 0],
     ]
     if seen != wanted { complain("slots, objects, cached, zero, lost are \(seen), not \(wanted)") }
     if layer.freeFrames != Self.frames - kinds[.cached, default: 0] { complain("frames were lost") }
@@ -514,6 +548,7 @@ extension AreaModel: PageSink {
   func room(target: UInt32) -> Int { sinkMood == 0 ? 0 : sinkMood == 1 ? Int(target) * 5 : 1000 }
   func totalRoom() -> Int { .max }
   func filesChanged() {}
+  func dropCopies() {}
 
   func deliver(_ batch: PageBatch) {
     lock.lock()

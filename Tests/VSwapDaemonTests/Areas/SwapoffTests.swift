@@ -142,4 +142,5 @@ private final class SwapoffBench: PageSink, @unchecked Sendable {
   func deliver(_ batch: PageBatch) {}
   func deliverToAll(_ batch: PageBatch) {}
   func filesChanged() {}
+  func dropCopies() {}
 }

@@ -24,7 +24,7 @@ struct ControlServerTests {
     #expect(
       keys(status["pool"]) == [
         "objects", "original_bytes", "compressed_bytes", "arena_bytes", "limit_bytes", "state",
-        "stored_original_bytes", "stored_compressed_bytes",
+        "stored_original_bytes", "stored_compressed_bytes", "clean_copies", "reused_copies",
       ])
     #expect(keys(status["cache"]) == ["pages"])
     #expect(keys(status["zero"]) == ["pages"])

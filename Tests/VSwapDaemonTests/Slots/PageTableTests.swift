@@ -220,7 +220,8 @@ private final class PageTableModel {
 
   func step() throws -> Bool {
     switch random.below(100) {
-    case 0..<60: return set(somePage())
+    case 0..<59: return set(somePage())
+    case 59: return random.below(20) != 0 || dropCopies()
     case 60..<70: return next()
     case 70..<80: return emptyRun()
     case 80..<88: return removeRange()
@@ -230,12 +231,17 @@ private final class PageTableModel {
   }
 
   func finish() -> Bool {
-    guard table.slotCount == entries.values.count(where: PageTableEntry.isSlot) else { return false }
-    guard world.layer.statistics().slotsInUse == table.slotCount else { return false }
+    guard table.slotCount == entries.values.count(where: PageTableEntry.isSlot), countsAgree else { return false }
     table.destroy(layer: world.layer)
-    let isEmpty = world.layer.statistics().slotsInUse == 0
+    let isEmpty = world.layer.statistics().slotsInUse == 0 && world.layer.copies == 0
     world.destroy()
     return isEmpty
+  }
+
+  private var countsAgree: Bool {
+    table.copyCount == entries.values.count(where: { PageTableEntry.copy($0) != PageTableEntry.none })
+      && table.copyCount == world.layer.copies
+      && world.layer.statistics().slotsInUse == table.slotCount + table.copyCount
   }
 
   /// Mostly one of 8192 pages in a corner, sometimes anywhere.
@@ -248,14 +254,24 @@ private final class PageTableModel {
     let old = table.entry(page)
     guard old == entries[page] ?? 0 else { return false }
     if PageTableEntry.isSlot(old) { world.layer.release(old) }
+    if PageTableEntry.copy(old) != PageTableEntry.none { world.layer.dropCopy(PageTableEntry.copy(old)) }
     var new: UInt32 = 0
-    switch random.below(4) {
+    switch random.below(5) {
     case 0: new = 0
     case 1: new = PageTableEntry.resident(chances: UInt32(random.below(4)))
+    case 2:
+      new = PageTableEntry.withCopy(PageTableEntry.askedFor(chances: 1), world.newSlot(target: 1, page: page) ?? 0)
+      if PageTableEntry.copy(new) != PageTableEntry.none { world.layer.countCopies(1) }
     default: new = world.newSlot(target: 1, page: page) ?? 0
     }
     entries[page] = new == 0 ? nil : new
     return table.set(page, new) && table.entry(page) == new
+  }
+
+  private func dropCopies() -> Bool {
+    table.dropCopies(layer: world.layer)
+    entries = entries.mapValues { PageTableEntry.isResident($0) ? PageTableEntry.withCopy($0, PageTableEntry.none) : $0 }
+    return table.copyCount == 0 && countsAgree
   }
 
   private func next() -> Bool {
@@ -284,8 +300,7 @@ private final class PageTableModel {
     let gone = entries.filter { $0.key >= low && $0.key < end }
     for page in gone.keys { entries[page] = nil }
     let released = table.removeRange(from: low, below: end, layer: world.layer)
-    return released == gone.values.count(where: PageTableEntry.isSlot)
-      && table.slotCount == world.layer.statistics().slotsInUse
+    return released == gone.values.count(where: PageTableEntry.isSlot) && countsAgree
   }
 
   private func moveRange() -> Bool {
@@ -296,19 +311,20 @@ private final class PageTableModel {
     for page in moved.keys { entries[page] = nil }
     for page in entries.keys where page >= to && page < to + count && from != to { entries[page] = nil }
     for (page, entry) in moved { entries[page - from + to] = entry }
-    guard table.moveRange(from: from, to: to, count: count, layer: world.layer, target: 1),
-      table.slotCount == world.layer.statistics().slotsInUse
-    else { return false }
+    guard table.moveRange(from: from, to: to, count: count, layer: world.layer, target: 1), countsAgree else { return false }
     return moved.allSatisfy { page, entry in
       table.entry(page - from + to) == entry
-        && (!PageTableEntry.isSlot(entry)
-          || world.layer.owner(of: entry).virtualPage == page - from + to)
+        && (PageTableEntry.held(entry) == PageTableEntry.none
+          || world.layer.owner(of: PageTableEntry.held(entry)).virtualPage == page - from + to)
     }
   }
 
   private func clone() throws -> Bool {
     var copy = try table.clone(layer: world.layer, target: 2)
-    let same = entries.allSatisfy { copy.entry($0.key) == $0.value }
+    // Clean copies are not inherited.
+    let same = entries.allSatisfy { page, entry in
+      copy.entry(page) == (PageTableEntry.isResident(entry) ? PageTableEntry.withCopy(entry, PageTableEntry.none) : entry)
+    }
     let counted = entries.values.allSatisfy {
       !PageTableEntry.isSlot($0) || world.layer.owner(of: $0).count == 2
     }

@@ -29,7 +29,10 @@ import Testing
     #expect(stress.loads > 0 && stress.compressed > 0)
     // A tight pool may be too full to thin out.
     #expect(stress.moved > 0 || poolIsTight)
-    print("\(stress.loads) loads, \(stress.compressed) pages compressed, \(stress.moved) objects moved")
+    #expect(stress.copies > 0)
+    print(
+      "\(stress.loads) loads, \(stress.compressed) pages compressed, \(stress.moved) objects moved, "
+        + "\(stress.copies) clean copies kept, \(stress.reused) reused")
     #expect(stress.isCleanAfterwards(), "VSWAP_SEED=\(SeededRandom.seed)")
     stress.destroy()
   }
@@ -46,6 +49,7 @@ private final class Stress: Sendable {
   private let loaded = Atomic<Int>(0)
   private let compressions = Atomic<Int>(0)
   private let moves = Atomic<Int>(0)
+  private let kept = Atomic<Int>(0)
   /// Slots that one pager has retained for another to look at.
   private let handovers = Handovers()
 
@@ -68,6 +72,8 @@ private final class Stress: Sendable {
   var loads: Int { loaded.load(ordering: .relaxed) }
   var compressed: Int { compressions.load(ordering: .relaxed) }
   var moved: Int { moves.load(ordering: .relaxed) }
+  var copies: Int { kept.load(ordering: .relaxed) }
+  var reused: Int { layer.statistics().reusedCopies }
 
   private var isRunning: Bool { running.load(ordering: .relaxed) > 0 }
 
@@ -127,6 +133,24 @@ private final class Stress: Sendable {
     loaded.add(1, ordering: .relaxed)
     if result == .lost || !pager.page.holds(key: page.key, scratch: pager.scratch) {
       wrong.add(1, ordering: .relaxed)
+      return
+    }
+    if pager.random.below(3) == 0 { comeBack(page.slot, pager) }
+  }
+
+  /// The page is mapped, and leaves again; changed, perhaps. Whoever shares the slot may do the same.
+  private func comeBack(_ slot: SlotNumber, _ pager: StressPager) {
+    guard layer.keepCopy(slot, of: pager.page.bytes) else { return }
+    kept.add(1, ordering: .relaxed)
+    let isChanged = pager.random.below(4) == 0
+    if isChanged {
+      pager.page.bytes.storeBytes(of: pager.random.next(), toByteOffset: pager.random.below(512) * 8, as: UInt64.self)
+    }
+    let target = UInt32(pager.thread)
+    if !layer.evictCopy(slot, page: pager.page.bytes, target: target, virtualPage: UInt64(pager.thread)) {
+      layer.countCopies(-1)
+    } else if isChanged {
+      wrong.add(1, ordering: .relaxed)
     }
   }
 
@@ -168,7 +192,7 @@ private final class Stress: Sendable {
     let figures = layer.statistics()
     return wrongLoads == 0 && figures.slotsInUse == 0 && figures.objects == 0 && figures.arenaBytes == 0
       && figures.compressedBytes == 0 && figures.zeroPages == 0 && figures.lostPages == 0
-      && layer.freeFrames == figures.cacheCapacityPages
+      && figures.copies == 0 && layer.freeFrames == figures.cacheCapacityPages
   }
 }
 

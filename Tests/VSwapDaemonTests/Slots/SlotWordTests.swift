@@ -46,6 +46,12 @@ import Testing
     #expect(PageTableEntry.isSlot(1) && PageTableEntry.isSlot((1 << 31) - 1))
     let resident = PageTableEntry.resident(chances: 2)
     #expect(PageTableEntry.isResident(resident) && !PageTableEntry.isSlot(resident))
+    let copied = PageTableEntry.withCopy(PageTableEntry.askedFor(chances: 2), 1 << 28 - 1)
+    #expect(PageTableEntry.copy(copied) == 1 << 28 - 1 && PageTableEntry.held(copied) == 1 << 28 - 1)
+    #expect(PageTableEntry.chances(copied) == 2 && PageTableEntry.isAskedFor(copied) && !PageTableEntry.isSlot(copied))
+    #expect(PageTableEntry.passedOver(copied) == PageTableEntry.withCopy(PageTableEntry.resident(chances: 1), 1 << 28 - 1))
+    #expect(PageTableEntry.withCopy(copied, PageTableEntry.none) == PageTableEntry.askedFor(chances: 2))
+    #expect(PageTableEntry.copy(resident) == 0 && PageTableEntry.copy(7) == 0 && PageTableEntry.held(7) == 7)
     #expect(PageTableEntry.chances(resident) == 2 && PageTableEntry.chances(7) == 0)
   }
 }
