@@ -299,17 +299,18 @@ int64_t vs_resident_pages(int statm) {
   return resident > shared ? resident - shared : 0;
 }
 
-/// Code is never written to (a DSO has no text relocations here), so what is let go of comes back from its file.
+/// Code and constants are never written to (a DSO has no text relocations here), so what is let go of comes back from its file.
 static int drop_code(struct dl_phdr_info *object, size_t size, void *page) {
   (void)size;
   uintptr_t mask = ~((uintptr_t)*(long *)page - 1);
   for (int i = 0; i < object->dlpi_phnum; i++) {
     const ElfW(Phdr) *segment = &object->dlpi_phdr[i];
-    if (segment->p_type != PT_LOAD || !(segment->p_flags & PF_X) || segment->p_flags & PF_W) continue;
+    if (segment->p_type != PT_LOAD || segment->p_flags & PF_W) continue;
     uintptr_t start = (object->dlpi_addr + segment->p_vaddr) & mask;
     uintptr_t end = object->dlpi_addr + segment->p_vaddr + segment->p_memsz;
-    // The vDSO cannot be let go of, and need not.
-    if (end > start) (void)madvise((void *)start, end - start, MADV_DONTNEED);
+    // The vDSO cannot be let go of, and need not. Kernels before 5.18 do not let go of what is locked.
+    if (end > start && madvise((void *)start, end - start, MADV_DONTNEED_LOCKED) != 0)
+      (void)madvise((void *)start, end - start, MADV_DONTNEED);
   }
   return 0;
 }

@@ -72,7 +72,7 @@ int vs_current_cpu(void);
 /// Resident anonymous pages of a process (statm: resident - shared), or -errno. `statm` is an open descriptor.
 int64_t vs_resident_pages(int statm);
 
-/// Lets go of the pages of code that are mapped: after the start most of them are not needed again. Before memory is locked.
+/// Lets go of the pages of code and constants that are mapped, locked ones included: most of them are not needed again soon.
 void vs_drop_code(void);
 /// What is resident, and what becomes so, stays.
 int vs_lock_memory(void);

@@ -19,8 +19,10 @@ public final class Daemon: @unchecked Sendable {
   private let haltPolling = HaltPolling.create()
   private let writeback: Writeback
   private let logger: Logger
-  /// Rings when targets come or go.
-  private let changed: Int32
+  /// Rings when targets come or go, and after requests.
+  let changed: Int32
+  /// Milliseconds without a ring after which a daemon without targets lets go of its code.
+  private static let idleMilliseconds: Int32 = 2000
 
   /// Pages of the swap cache: 16 MiB, half of which stays filled.
   private static let cacheFrames = 4096
@@ -138,8 +140,15 @@ public final class Daemon: @unchecked Sendable {
       pollfd(fd: embedded?.lifelineDescriptor ?? -1, events: Int16(POLLIN), revents: 0),
     ]
     var orphaned = false
+    var isIdle = true
     while true {
-      guard poll(&polled, nfds_t(polled.count), -1) > 0 else { continue }
+      let ready = poll(&polled, nfds_t(polled.count), isIdle || registry.population > 0 ? -1 : Self.idleMilliseconds)
+      guard ready > 0 else {
+        if ready == 0 { vs_drop_code() }
+        isIdle = true
+        continue
+      }
+      isIdle = false
       if polled[0].revents != 0, vs_next_signal(signals) > 0, dissolve() { return }
       if polled[1].revents != 0 {
         vs_eventfd_clear(changed)

@@ -6,6 +6,7 @@ import VSwapAPI
 extension Daemon: ControlPlane {
   func status() -> DaemonStatus {
     let now = layer.statistics()
+    defer { _ = vs_eventfd_signal(changed) }
     return DaemonStatus(
       pid: getpid(), uptimeSeconds: Double(vs_monotonic_ns() - startedAt) / 1e9, pool: poolStatus(now),
       cache: PageCount(pages: now.cachedPages), zero: PageCount(pages: now.zeroPages),
