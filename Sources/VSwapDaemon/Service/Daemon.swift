@@ -84,7 +84,9 @@ public final class Daemon: @unchecked Sendable {
     let attach = try daemon.makeAttachServer(device, directory, embedded: configuration.embedded != nil)
     let control = try ControlServer(
       plane: daemon, socketPath: RuntimePaths.controlSocket(in: directory.path))
-    try daemon.compressor.start(workers: max(1, min(4, sysconf(Int32(_SC_NPROCESSORS_ONLN)) / 2)))
+    let cpus = sysconf(Int32(_SC_NPROCESSORS_ONLN))
+    let zstdWorkers = max(1, min(4, cpus / 2))
+    try daemon.compressor.start(workers: zstdWorkers, helpers: min(4, cpus) - zstdWorkers)
     try daemon.unpackers.start()
     daemon.haltPolling.start()
     try daemon.keeper.start()

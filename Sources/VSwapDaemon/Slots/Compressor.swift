@@ -1,5 +1,6 @@
 import CUserfault
 import Glibc
+import Synchronization
 
 /// Worker threads that compress the oldest pages of the swap cache, off the fault path, and keep the pool compact.
 ///
@@ -10,6 +11,10 @@ final class Compressor: @unchecked Sendable {
   /// Pages that stay uncompressed: a refault from here costs a copy.
   private let keep: Int
   private let bell: Int32
+  /// For helpers: rung when the cache fills faster than the workers empty it.
+  private let alarm: Int32
+  private let helping = Atomic<Int>(0)
+  private var helpers = 0
   /// Set before the start: the pool is full, or nearly.
   var whenFull: @Sendable () -> Void = {}
   private let preparing = Lock.create()
@@ -20,17 +25,21 @@ final class Compressor: @unchecked Sendable {
     self.budget = budget
     self.keep = keep
     bell = vs_eventfd()
-    guard bell >= 0 else { throw KernelError(call: "eventfd", code: -bell) }
+    alarm = vs_semaphore()
+    guard bell >= 0, alarm >= 0 else { throw KernelError(call: "eventfd", code: -min(bell, alarm)) }
   }
 
   deinit {
     close(bell)
+    close(alarm)
     preparing.destroy()
   }
 
-  func start(workers: Int) throws(KernelError) {
-    for number in 0..<workers {
-      try Thread.start("vswap-zstd-\(number)") { [self] in run() }
+  /// `helpers` more join in while much has to go at once. They yield to programs, which are seldom the ones that evict so much.
+  func start(workers: Int, helpers: Int) throws(KernelError) {
+    self.helpers = helpers
+    for number in 0..<workers + helpers {
+      try Thread.start("vswap-zstd-\(number)") { [self] in number < workers ? run() : help() }
     }
   }
 
@@ -56,12 +65,30 @@ final class Compressor: @unchecked Sendable {
         if ready > 0 { vs_eventfd_clear(bell) }
         if ready == 0 { compactIfLoose() }
       }
-      work(codec)
+      work(codec, downTo: keep)
     }
   }
 
-  private func work(_ codec: Codec) {
-    while layer.cachedPages > keep {
+  /// Frames that keep no page for refaults, but take what arrives.
+  private var spare: Int { layer.cache.capacity - keep }
+
+  private func help() {
+    vs_yield_to_programs(5)
+    let codec = Codec.create()
+    while vs_semaphore_take(alarm) == 0 {
+      work(codec, downTo: keep + spare / 4)
+      helping.subtract(1, ordering: .relaxed)
+    }
+  }
+
+  private func callHelpers() {
+    guard helping.compareExchange(expected: 0, desired: helpers, ordering: .relaxed).exchanged else { return }
+    for _ in 0..<helpers { _ = vs_eventfd_signal(alarm) }
+  }
+
+  private func work(_ codec: Codec, downTo least: Int) {
+    while layer.cachedPages > least {
+      if layer.cachedPages > keep + spare / 2 { callHelpers() }
       switch layer.compressOldest(codec: codec) {
       case .compressed:
         if budget.poolFull { budget.poolFull = false }
