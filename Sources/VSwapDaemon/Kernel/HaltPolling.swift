@@ -61,8 +61,8 @@ struct HaltPolling: @unchecked Sendable {
     for cpu in 0..<count { try? Thread.start("vswap-halt-\(cpu)") { [self] in run(cpu) } }
   }
 
-  /// No CPU but `here` halts from `now` until `until`, in monotonic nanoseconds.
-  func keepOthers(than here: Int32, from now: UInt64, until: UInt64) {
+  /// No CPU but `here` (-1: none at all) halts from `now` until `until`, in monotonic nanoseconds.
+  func keepAwake(except here: Int32, from now: UInt64, until: UInt64) {
     for cpu in 0..<count where cpu != Int(here) && places[cpu].restsUntil.load(ordering: .relaxed) <= now {
       places[cpu].until.store(until, ordering: .sequentiallyConsistent)
       guard places[cpu].isAsleep.load(ordering: .sequentiallyConsistent) else { continue }

@@ -184,7 +184,6 @@ final class Pager: @unchecked Sendable {
       if let what = violation, hasTarget { expel(what) }
       takeRequests()
       if layer.mustDropCopies { dropCopies() }
-      let wasReading = buffers.reader.underWay > 0
       helpWorkers()
       finishReads()
       var index = members.count - 1
@@ -193,7 +192,7 @@ final class Pager: @unchecked Sendable {
         index -= 1
       }
       if hasTarget { tendTarget() }
-      if hasTarget { keepAwake(wasReading: wasReading) }
+      if hasTarget { keepAwake() }
     }
     close()
     awaitHauls()
@@ -422,19 +421,16 @@ final class Pager: @unchecked Sendable {
     roundsPerLook = 16
   }
 
-  /// While faults follow each other closely the CPUs around this one do not halt in between. Those that wait for a disk would not gain by it.
-  private func keepAwake(wasReading: Bool) {
+  /// While faults follow each other closely the CPUs around this one do not halt in between; nor does this one while a read is waited for.
+  private func keepAwake() {
     guard haltPolling.isOfUse else { return }
     let faults = members[0].pointee.counters.faults
-    guard !wasReading && buffers.reader.underWay == 0 else {
-      storm.faults = faults
-      return
-    }
-    guard faults != storm.faults else { return }
+    let isWaiting = buffers.reader.askedUnderWay > 0
+    guard faults != storm.faults || isWaiting else { return }
     let now = vs_monotonic_ns()
-    storm = (faults, now, now - storm.at < Self.stormGap ? storm.rounds + 1 : 0)
+    if faults != storm.faults { storm = (faults, now, now - storm.at < Self.stormGap ? storm.rounds + 1 : 0) }
     guard storm.rounds >= Self.stormRounds else { return }
-    haltPolling.keepOthers(than: vs_current_cpu(), from: now, until: now + Self.stormGap)
+    haltPolling.keepAwake(except: isWaiting ? -1 : vs_current_cpu(), from: now, until: now + Self.stormGap)
   }
 
   /// Nanoseconds: a page from RAM is asked for, brought and used in a small part of it.

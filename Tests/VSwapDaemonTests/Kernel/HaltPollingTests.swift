@@ -14,7 +14,7 @@ import Testing
       let before = polling.turns(0)
       // Others may need the CPU for long: it is asked again until it had a turn.
       while polling.turns(0) == before {
-        polling.keepOthers(than: 1, from: .max, until: vs_monotonic_ns() + 20_000_000)
+        polling.keepAwake(except: 1, from: .max, until: vs_monotonic_ns() + 20_000_000)
         usleep(1000)
       }
       usleep(25_000)
@@ -31,8 +31,8 @@ import Testing
 
   @Test func withoutCPUsItDoesNothing() {
     let polling = HaltPolling.create(cpus: 0)
-    polling.keepOthers(than: 0, from: 0, until: .max)
-    polling.keepOthers(than: -1, from: 0, until: .max)
+    polling.keepAwake(except: 0, from: 0, until: .max)
+    polling.keepAwake(except: -1, from: 0, until: .max)
     #expect(!polling.isOfUse)
   }
 }
