@@ -1,7 +1,9 @@
 #ifndef CZSTD_H
 #define CZSTD_H
-// The experimental section is needed for the error codes' and frame formats' constants, not for functions.
+// The experimental sections are needed for the constants of errors and frame formats, and for dictionaries with parameters of their own.
 #define ZSTD_STATIC_LINKING_ONLY
+#define ZDICT_STATIC_LINKING_ONLY
 #include <zstd.h>
 #include <zstd_errors.h>
+#include <zdict.h>
 #endif

@@ -20,6 +20,8 @@ public struct GroupStatus: Codable, Sendable, Equatable {
   public var state: State
   public var targets: [TargetStatus]
   public var totals: GroupTotals
+  /// Where the group's pages have enough in common. Of an ended group: the one that it had.
+  public var dictionary: DictionaryStatus?
 
   enum CodingKeys: String, CodingKey {
     case id
@@ -27,12 +29,12 @@ public struct GroupStatus: Codable, Sendable, Equatable {
     case limitMode = "limit_mode"
     case residentBytes = "resident_bytes"
     case swappedPages = "swapped_pages"
-    case state, targets, totals
+    case state, targets, totals, dictionary
   }
 
   public init(
     id: String, limitBytes: Int, limitMode: LimitMode, residentBytes: Int, swappedPages: Int, state: State,
-    targets: [TargetStatus], totals: GroupTotals
+    targets: [TargetStatus], totals: GroupTotals, dictionary: DictionaryStatus? = nil
   ) {
     self.id = id
     self.limitBytes = limitBytes
@@ -42,6 +44,25 @@ public struct GroupStatus: Codable, Sendable, Equatable {
     self.state = state
     self.targets = targets
     self.totals = totals
+    self.dictionary = dictionary
+  }
+}
+
+/// What the pages of a group have in common, for the compression of those that leave from then on.
+public struct DictionaryStatus: Codable, Sendable, Equatable {
+  /// Memory that it takes.
+  public var bytes: Int
+  /// Of the compressed bytes, as measured on pages of the group when it was made.
+  public var savesPercent: Double
+
+  enum CodingKeys: String, CodingKey {
+    case bytes
+    case savesPercent = "saves_percent"
+  }
+
+  public init(bytes: Int, savesPercent: Double) {
+    self.bytes = bytes
+    self.savesPercent = savesPercent
   }
 }
 

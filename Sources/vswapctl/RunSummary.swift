@@ -56,6 +56,7 @@ struct RunSummary {
     }
     let reused = pool.reusedCopies - poolBefore.reusedCopies
     if reused > 0 { parts.append("\(reused) left again unchanged") }
+    if let dictionary = group.dictionary { parts.append("dictionary saves \(Int(dictionary.savesPercent.rounded())) %") }
     if !group.targets.isEmpty { parts.append("\(group.targets.count) processes still running") }
     return parts.joined(separator: ", ")
   }

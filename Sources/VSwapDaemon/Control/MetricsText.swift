@@ -48,6 +48,9 @@ enum MetricsText {
     }
     perGroup(&text, "resident_bytes", .gauge, "Resident anonymous memory.", groups) { $0.residentBytes }
     perGroup(&text, "swapped_pages", .gauge, "Pages swapped out.", groups) { $0.swappedPages }
+    perGroup(&text, "dictionary_bytes", .gauge, "Memory of the dictionary for its pages; 0 for none.", groups) {
+      $0.dictionary?.bytes ?? 0
+    }
     perGroup(&text, "targets", .gauge, "Processes in the group.", groups) { $0.targets.count }
     perGroup(&text, "over_limit", .gauge, "1 while the group exceeds its limit.", groups) {
       $0.state == .ok ? 0 : 1

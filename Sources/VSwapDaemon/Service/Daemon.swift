@@ -43,7 +43,8 @@ public final class Daemon: @unchecked Sendable {
     chunks = try .create(maximumChunks: Self.maximumSlots / 64)
     budget = .create(layer: layer)
     let log: @Sendable (String) -> Void = { text in logger.warning("\(text)") }
-    registry = TargetRegistry(whenChanged: { _ = vs_eventfd_signal(changed) }, log: log)
+    registry = TargetRegistry(
+      dictionaries: layer.dictionaries, whenChanged: { _ = vs_eventfd_signal(changed) }, log: log)
     compressor = try Compressor(layer: layer, budget: budget, keep: Self.keptFrames)
     unpackers = try .create(workers: min(4, sysconf(Int32(_SC_NPROCESSORS_ONLN))), layer: layer)
     keeper = try LimitKeeper(registry: registry, budget: budget)

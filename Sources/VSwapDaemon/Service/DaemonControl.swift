@@ -29,7 +29,12 @@ extension Daemon: ControlPlane {
       id: entry.group.id, limitBytes: Self.limitBytes(account.currentLimit, account.autoPages),
       limitMode: Self.mode(account.currentLimit), residentBytes: account.resident * pageSize,
       swappedPages: account.swapped, state: state(of: account),
-      targets: entry.targets.map { targetStatus($0) }, totals: totals(TargetRegistry.totals(of: entry.group)))
+      targets: entry.targets.map { targetStatus($0) }, totals: totals(TargetRegistry.totals(of: entry.group)),
+      dictionary: entry.targets.first.flatMap { layer.dictionaries.figures(ofTarget: $0.id) }.map(Self.dictionaryStatus))
+  }
+
+  private static func dictionaryStatus(_ figures: Dictionaries.Figures) -> DictionaryStatus {
+    DictionaryStatus(bytes: figures.bytes, savesPercent: (figures.savesPercent * 10).rounded() / 10)
   }
 
   private static func limitBytes(_ limit: GroupLimit, _ autoPages: Int) -> Int {
@@ -62,7 +67,7 @@ extension Daemon: ControlPlane {
     GroupStatus(
       id: ended.id, limitBytes: Self.limitBytes(ended.limit, ended.autoPages), limitMode: Self.mode(ended.limit),
       residentBytes: 0, swappedPages: 0, state: .ok,
-      targets: [], totals: totals(ended.totals))
+      targets: [], totals: totals(ended.totals), dictionary: ended.dictionary.map(Self.dictionaryStatus))
   }
 
   private func totals(_ totals: TargetRegistry.Totals) -> GroupTotals {

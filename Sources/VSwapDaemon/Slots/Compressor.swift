@@ -19,6 +19,8 @@ final class Compressor: @unchecked Sendable {
   var whenFull: @Sendable () -> Void = {}
   private let preparing = Lock.create()
   private var isPrepared = false
+  /// A thread looks after dictionaries.
+  private let isAttending = Atomic<Bool>(false)
 
   init(layer: SlotLayer, budget: FrameBudget, keep: Int) throws(KernelError) {
     self.layer = layer
@@ -66,6 +68,7 @@ final class Compressor: @unchecked Sendable {
         if ready == 0 { compactIfLoose() }
       }
       work(codec, downTo: keep)
+      if layer.dictionaries.needsAttention { attendDictionaries() }
     }
   }
 
@@ -92,6 +95,7 @@ final class Compressor: @unchecked Sendable {
       switch layer.compressOldest(codec: codec) {
       case .compressed:
         if budget.poolFull { budget.poolFull = false }
+        if layer.dictionaries.needsAttention { attendDictionaries() }
         if layer.pool.isNearLimit { whenFull() }
       case .stale: break
       case .nothing: return
@@ -100,6 +104,22 @@ final class Compressor: @unchecked Sendable {
         whenFull()
         if layer.compact(maximumMoves: 256) == 0 { return }
       }
+    }
+  }
+
+  /// On a thread of its own, since training takes as long as a worker needs for all frames that there are; behind the programs, which
+  /// do not wait for it.
+  private func attendDictionaries() {
+    guard !isAttending.exchange(true, ordering: .acquiring) else { return }
+    do throws(KernelError) {
+      try Thread.start("vswap-dict") { [self] in
+        vs_yield_to_programs(5)
+        layer.dictionaries.attend()
+        isAttending.store(false, ordering: .releasing)
+      }
+    } catch {
+      // The next page that is compressed, or the next time that there is nothing to do, tries again.
+      isAttending.store(false, ordering: .releasing)
     }
   }
 

@@ -98,6 +98,8 @@ struct SlotLayer: @unchecked Sendable {
   let incompressible: WritebackOrder
   /// What the pages were that came back and have their slots still.
   let hashes: CopyHashes
+  /// What the pages of a group have in common.
+  let dictionaries: Dictionaries
   private let control: Mapping
 
   // MARK: Life
@@ -123,10 +125,12 @@ struct SlotLayer: @unchecked Sendable {
       made.append { incompressible.destroy() }
       let hashes = try CopyHashes.create(maximumSlots: maximumSlots)
       made.append { hashes.destroy() }
+      let dictionaries = try Dictionaries.create()
+      made.append { dictionaries.destroy() }
       let control = try Mapping.create(name: "vswapd-slot-layer", length: pageSize)
       return SlotLayer(
         table: table, cache: cache, pool: pool, areas: .create(), order: order, incompressible: incompressible,
-        hashes: hashes, control: control)
+        hashes: hashes, dictionaries: dictionaries, control: control)
     } catch {
       for destroy in made { destroy() }
       throw error
@@ -142,6 +146,7 @@ struct SlotLayer: @unchecked Sendable {
     order.destroy()
     incompressible.destroy()
     hashes.destroy()
+    dictionaries.destroy()
     control.destroy()
   }
 
@@ -215,10 +220,21 @@ struct SlotLayer: @unchecked Sendable {
     SharedBytes.copyOut(from: pool.bytes(word.poolOffset), to: copy, count: length)
     Interleaving.point()
     guard table.isStill(slot, word) else { return nil }
-    if isRaw || codec.decompress(copy, length: length, into: into) { return .pool }
+    if isRaw || decompress(copy, length, into: into, codec: codec) { return .pool }
     // These are the bytes that were written for this page, and they make no sense: memory is broken.
     markLost(slot, word)
     return nil
+  }
+
+  /// Decompresses private bytes with the dictionary that they name. false: they make no sense, or that dictionary has gone (see
+  /// `Dictionaries`: then nobody wants the page any more).
+  func decompress(_ source: UnsafeRawPointer, _ length: Int, into: UnsafeMutableRawPointer, codec: Codec) -> Bool {
+    let number = Codec.dictionary(of: source, length: length)
+    if number == 0 { return codec.decompress(source, length: length, into: into) }
+    guard let dictionary = dictionaries.borrow(number) else { return false }
+    let isWhole = codec.decompress(source, length: length, into: into, with: dictionary)
+    dictionaries.giveBack(number)
+    return isWhole
   }
 
   /// Gives up the content of a slot the caller holds, if its word still is `word`.
@@ -313,7 +329,7 @@ struct SlotLayer: @unchecked Sendable {
     // A copy, since another worker may have got the same page by a stale entry and free the frame; then the
     // exchange below fails. zstd must not see bytes change.
     SharedBytes.copyOut(from: cache.bytes(frame), to: codec.page, count: pageSize)
-    let (bytes, length) = codec.compress(codec.page) ?? (UnsafeRawPointer(codec.page), pageSize)
+    let (bytes, length) = compressed(codec, target: table.owner(slot).target) ?? (UnsafeRawPointer(codec.page), pageSize)
     guard let offset = pool.allocate(length: length, slot: slot) else {
       cache.putBackOldest(frame)
       return .poolFull
@@ -331,6 +347,20 @@ struct SlotLayer: @unchecked Sendable {
     counters.pointee.storedPages.add(1, ordering: .relaxed)
     counters.pointee.storedBytes.add(length, ordering: .relaxed)
     return .compressed
+  }
+
+  /// The codec's page, compressed with the dictionary of its target's group. nil: it does not compress.
+  private func compressed(_ codec: Codec, target: UInt32) -> (bytes: UnsafeRawPointer, length: Int)? {
+    let number = dictionaries.number(forTarget: target)
+    Interleaving.point()
+    guard let dictionary = dictionaries.borrow(number) else {
+      let result = codec.compress(codec.page)
+      if result != nil { dictionaries.saw(codec.page, ofTarget: target) }
+      return result
+    }
+    let result = codec.compress(codec.page, with: dictionary)
+    dictionaries.giveBack(number)
+    return result
   }
 
   /// A new object is the newest of the pool.
@@ -442,6 +472,7 @@ struct SlotLayer: @unchecked Sendable {
       slotsInUse: table.inUse,
       lostPages: counters.pointee.lostPages.load(ordering: .relaxed),
       metadataBytes: table.metadataBytes + cache.metadataBytes + pool.metadataBytes + areas.metadataBytes
-        + order.metadataBytes + incompressible.metadataBytes + hashes.metadataBytes + control.allocatedBytes())
+        + order.metadataBytes + incompressible.metadataBytes + hashes.metadataBytes + dictionaries.metadataBytes
+        + control.allocatedBytes())
   }
 }

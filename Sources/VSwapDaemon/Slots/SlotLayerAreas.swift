@@ -109,7 +109,7 @@ extension SlotLayer {
       into.copyMemory(from: content.bytes, byteCount: pageSize)
       return true
     }
-    return codec.decompress(content.bytes, length: content.length, into: into)
+    return decompress(content.bytes, content.length, into: into, codec: codec)
   }
 
   /// What could not be read back, or is not what was written, is lost: just that page. Counted with its place. false: the slot has moved

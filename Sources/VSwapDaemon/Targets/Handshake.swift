@@ -86,14 +86,13 @@ struct Handshake {
     try uffd.register(attach.staging_address, UInt64(VSWAP_BANK_PAGES) * UInt64(pageSize))
     try uffd.register(attach.identity_address, UInt64(pageSize))
     let table = try PageTable.create(arena: chunks)
-    guard let (id, token) = registry.identifiersForChild() else {
+    let given = Wire.text(hello.group)
+    let name = given.isEmpty ? "\(Wire.text(hello.name))-\(processID)" : given
+    guard let (group, id, token) = registry.enter(groupNamed: name, limit: Self.limit(hello.limit_bytes)) else {
       var table = table
       table.destroy(layer: layer)
       throw Refusal(text: "the daemon serves \(TargetRegistry.maximumTargets) address spaces already")
     }
-    let given = Wire.text(hello.group)
-    let name = given.isEmpty ? "\(Wire.text(hello.name))-\(processID)" : given
-    let group = registry.group(named: name, limit: Self.limit(hello.limit_bytes))
     let member = Pager.Member.allocate(capacity: 1)
     member.initialize(
       to: TargetState(

@@ -48,7 +48,9 @@ final class Pager: @unchecked Sendable {
 
   /// Whoever owns the pagers: told about forks, ends and protocol violations.
   protocol Family: AnyObject, Sendable {
-    func identifiersForChild() -> (id: UInt32, token: UInt64)?
+    func identifiersForChild(in group: Group) -> (id: UInt32, token: UInt64)?
+    /// The address space that had it, or was to have it, has no slots any more.
+    func freeIdentifier(_ id: UInt32, of group: Group)
     func childAppeared(token: UInt64, servedBy pager: Pager)
     /// `id` is free again, unless the child lives on with a pager of its own.
     func childDisappeared(token: UInt64, freeing id: UInt32?, of pager: Pager)
@@ -654,7 +656,7 @@ final class Pager: @unchecked Sendable {
 
   /// From the event itself, before anything else is served.
   func childForked(of parent: inout TargetState, _ uffd: Userfault) {
-    guard let (id, token) = family.identifiersForChild() else {
+    guard let (id, token) = family.identifiersForChild(in: target.group) else {
       // More address spaces than descriptors can name: the child must not read zeros.
       abandonChild(uffd, of: parent)
       return
@@ -662,6 +664,7 @@ final class Pager: @unchecked Sendable {
     let counters = TargetCounters.create()
     guard var state = try? parent.fork(uffd: uffd, id: id, token: token, counters: counters, layer: layer) else {
       counters.destroy()
+      family.freeIdentifier(id, of: target.group)
       abandonChild(uffd, of: parent)
       return
     }

@@ -49,6 +49,13 @@ final class Group: @unchecked Sendable {
   // Under the registry's lock.
   var targets: [Target] = []
   var everyTarget = 0
+  /// Address spaces with a number of this group: targets, children without an agent, and those in between.
+  var addressSpaces = 0
+  /// Numbers that are not in use, but stay the group's until its last address space has gone: owner words of slots that are shared since a
+  /// fork may name them.
+  var idleIdentifiers: [UInt32] = []
+  /// The first one: what its dictionary goes by. 0: it has no address space.
+  var domain: UInt32 = 0
 
   init(id: String, limit: GroupLimit) {
     self.id = id

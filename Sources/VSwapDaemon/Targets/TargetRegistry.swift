@@ -12,6 +12,7 @@ final class TargetRegistry: Pager.Family, @unchecked Sendable {
   private var handingOver = 0
   private var freeIdentifiers: [UInt32] = []
   private var nextIdentifier: UInt32 = 1
+  private let dictionaries: Dictionaries
   private let whenChanged: @Sendable () -> Void
   private let log: @Sendable (String) -> Void
 
@@ -26,6 +27,7 @@ final class TargetRegistry: Pager.Family, @unchecked Sendable {
     /// Where an automatic limit was in the end.
     let autoPages: Int
     let totals: Totals
+    let dictionary: Dictionaries.Figures?
   }
 
   struct Totals: Sendable {
@@ -39,21 +41,25 @@ final class TargetRegistry: Pager.Family, @unchecked Sendable {
   }
 
   /// `whenChanged` is called after targets came or went, `log` with a line for the operator; both on any thread.
-  init(whenChanged: @escaping @Sendable () -> Void, log: @escaping @Sendable (String) -> Void) {
+  init(
+    dictionaries: Dictionaries, whenChanged: @escaping @Sendable () -> Void, log: @escaping @Sendable (String) -> Void
+  ) {
+    self.dictionaries = dictionaries
     self.whenChanged = whenChanged
     self.log = log
   }
 
   // MARK: - Joining
 
-  /// The group of that name, made where there is none. The first one that names a limit sets it.
-  func group(named id: String, limit: GroupLimit) -> Group {
+  /// A number for a new target, and its group: the one of that name, made where there is none. The first one that names a limit sets it.
+  /// nil: all numbers are in use.
+  func enter(groupNamed id: String, limit: GroupLimit) -> (group: Group, id: UInt32, token: UInt64)? {
     lock.lock()
     defer { lock.unlock() }
-    if let group = groups[id] { return group }
-    let group = Group(id: id, limit: limit)
+    let group = groups[id] ?? Group(id: id, limit: limit)
+    guard let number = takeIdentifier(in: group) else { return nil }
     groups[id] = group
-    return group
+    return (group, number, UInt64.random(in: 1...UInt64.max))
   }
 
   func join(_ target: Target, servedBy pager: Pager) {
@@ -67,18 +73,42 @@ final class TargetRegistry: Pager.Family, @unchecked Sendable {
     whenChanged()
   }
 
-  func identifiersForChild() -> (id: UInt32, token: UInt64)? {
+  func identifiersForChild(in group: Group) -> (id: UInt32, token: UInt64)? {
     lock.lock()
     defer { lock.unlock() }
+    guard let id = takeIdentifier(in: group) else { return nil }
+    return (id, UInt64.random(in: 1...UInt64.max))
+  }
+
+  /// Under the lock. The group's own come first.
+  private func takeIdentifier(in group: Group) -> UInt32? {
     let id: UInt32
-    if let free = freeIdentifiers.popLast() {
+    if let free = group.idleIdentifiers.popLast() ?? freeIdentifiers.popLast() {
       id = free
     } else {
       guard nextIdentifier <= Self.maximumTargets else { return nil }
       id = nextIdentifier
       nextIdentifier += 1
     }
-    return (id, UInt64.random(in: 1...UInt64.max))
+    group.addressSpaces += 1
+    if group.domain == 0 { group.domain = id }
+    dictionaries.join(target: id, domain: group.domain)
+    return id
+  }
+
+  func freeIdentifier(_ id: UInt32, of group: Group) {
+    lock.lock()
+    group.idleIdentifiers.append(id)
+    group.addressSpaces -= 1
+    guard group.addressSpaces == 0 else { return lock.unlock() }
+    // Nobody enters this group any more: it has no target that others could join, and none that could fork.
+    let (domain, identifiers) = (group.domain, group.idleIdentifiers)
+    (group.domain, group.idleIdentifiers) = (0, [])
+    lock.unlock()
+    dictionaries.end(domain: domain, targets: identifiers)
+    lock.lock()
+    freeIdentifiers += identifiers
+    lock.unlock()
   }
 
   func childAppeared(token: UInt64, servedBy pager: Pager) {
@@ -92,8 +122,9 @@ final class TargetRegistry: Pager.Family, @unchecked Sendable {
     lock.lock()
     youngPagers[token] = nil
     pager.target.youngChildren -= 1
-    if let id { freeIdentifiers.append(id) } else { handingOver += 1 }
+    if id == nil { handingOver += 1 }
     lock.unlock()
+    if let id { freeIdentifier(id, of: pager.target.group) }
     whenChanged()
   }
 
@@ -107,18 +138,21 @@ final class TargetRegistry: Pager.Family, @unchecked Sendable {
 
   func targetEnded(_ target: Target, becauseOf violation: String?) {
     if let violation { log("ended the session of \(target.name) (\(target.processID)): \(violation)") }
+    let dictionary = dictionaries.figures(ofTarget: target.id)
     lock.lock()
     let group = target.group
     group.targets.removeAll { $0 === target }
-    freeIdentifiers.append(target.id)
     if group.targets.isEmpty && groups[group.id] === group {
       groups[group.id] = nil
       let account = group.account
       ended.append(
-        Ended(id: group.id, limit: account.currentLimit, autoPages: account.autoPages, totals: Self.totals(of: group)))
+        Ended(
+          id: group.id, limit: account.currentLimit, autoPages: account.autoPages, totals: Self.totals(of: group),
+          dictionary: dictionary))
       if ended.count > Self.keptEnded { ended.removeFirst() }
     }
     lock.unlock()
+    freeIdentifier(target.id, of: group)
     whenChanged()
   }
 

@@ -73,7 +73,7 @@ final class FakeControlPlane: ControlPlane, @unchecked Sendable {
     func group(_ id: String, _ mode: LimitMode, _ targets: [TargetStatus]) -> GroupStatus {
       GroupStatus(
         id: id, limitBytes: 67_108_864, limitMode: mode, residentBytes: 66_000_000, swappedPages: 3, state: .overLimit,
-        targets: targets, totals: totals)
+        targets: targets, totals: totals, dictionary: mode == .fixed ? DictionaryStatus(bytes: 90_000, savesPercent: 12.5) : nil)
     }
     return DaemonStatus(
       pid: 42, uptimeSeconds: 1.5,

@@ -11,7 +11,7 @@ struct MetricsTextTests {
     arguments: [
       #"vswap_pswpout_total{group="red\"is-7"} 5"#, #"vswap_pswpin_total{group="red\"is-7"} 4"#,
       #"vswap_group_limit_bytes{group="red\"is-7"} 67108864"#, #"vswap_group_limit_auto{group="red\"is-7"} 0"#,
-      "vswap_pool_full 1",
+      #"vswap_group_dictionary_bytes{group="red\"is-7"} 90000"#, "vswap_pool_full 1",
       "vswap_uptime_seconds 1.5", #"vswap_area_size_bytes{path="/var/swap 0"} 2147483648"#,
       #"vswap_area_read_errors_total{path="/var/swap 0"} 1"#, #"vswap_area_active{path="/var/swap 0"} 1"#,
       "# TYPE vswap_area_write_errors_total counter", "# TYPE vswap_area_used_bytes gauge",

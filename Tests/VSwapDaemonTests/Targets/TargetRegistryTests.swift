@@ -1,0 +1,35 @@
+import Testing
+
+@testable import VSwapDaemon
+
+@Suite struct TargetRegistryTests {
+  /// Owner words may name a target that has gone, while its children share its pages: its number stays in the group until that has gone.
+  @Test func numbersStayInTheirGroup() throws {
+    let dictionaries = try Dictionaries.create()
+    defer { dictionaries.destroy() }
+    let registry = TargetRegistry(dictionaries: dictionaries, whenChanged: {}, log: { _ in })
+    let first = try #require(registry.enter(groupNamed: "a", limit: .none))
+    let child = try #require(registry.identifiersForChild(in: first.group))
+    registry.freeIdentifier(first.id, of: first.group)
+    let other = try #require(registry.enter(groupNamed: "b", limit: .none))
+    #expect(Set([first.id, child.id, other.id]).count == 3 && other.group !== first.group)
+    // The child's own child may have it.
+    #expect(try #require(registry.identifiersForChild(in: first.group)).id == first.id)
+    registry.freeIdentifier(child.id, of: first.group)
+    registry.freeIdentifier(first.id, of: first.group)
+    let later = try (0..<2).map { _ in try #require(registry.identifiersForChild(in: other.group)).id }
+    #expect(Set(later) == [first.id, child.id])
+  }
+
+  @Test func thereAreNoMoreThanOwnerWordsCanName() throws {
+    let dictionaries = try Dictionaries.create()
+    defer { dictionaries.destroy() }
+    let registry = TargetRegistry(dictionaries: dictionaries, whenChanged: {}, log: { _ in })
+    let group = try #require(registry.enter(groupNamed: "a", limit: .none)).group
+    for _ in 1..<TargetRegistry.maximumTargets { #expect(registry.identifiersForChild(in: group) != nil) }
+    #expect(registry.identifiersForChild(in: group) == nil && registry.enter(groupNamed: "b", limit: .none) == nil)
+    #expect(registry.group(named: "b") == nil)
+    registry.freeIdentifier(17, of: group)
+    #expect(registry.identifiersForChild(in: group)?.id == 17)
+  }
+}
