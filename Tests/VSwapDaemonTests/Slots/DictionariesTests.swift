@@ -236,4 +236,5 @@ private final class Bench: PageSink, @unchecked Sendable {
   func deliver(_ batch: PageBatch) {}
   func deliverToAll(_ batch: PageBatch) {}
   func filesChanged() {}
+  func dropCopies() {}
 }
