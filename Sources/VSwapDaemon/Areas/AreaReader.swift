@@ -109,8 +109,12 @@ struct AreaReader: @unchecked Sendable {
   /// Whether a read under way for the address space will bring the object along. Whoever waits for that has to look again when the read is over.
   func isBringing(_ token: UInt64, _ word: SlotWord) -> Bool {
     guard fields.pointee.underWay > 0 else { return false }
-    for index in 0..<Self.capacity where flights[index].token == token && flights[index].isAround {
-      if flights[index].holds(word.place) { return true }
+    for index in 0..<Self.capacity where flights[index].token == token {
+      if flights[index].isAround {
+        if flights[index].holds(word.place) { return true }
+      } else if flights[index].fault.thread == Fault.ahead && flights[index].word == word {
+        return true
+      }
     }
     return false
   }

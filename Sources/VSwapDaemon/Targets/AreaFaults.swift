@@ -8,7 +8,8 @@ extension TargetState {
   ) -> ServiceOutcome {
     if buffers.reader.isReading(token, fault.address) { return .done }
     // Close to the limit nothing that a read brings along would be mapped, and nobody should wait for it.
-    let isStream = streams.fault(page).ahead > 1 && account.room >= 64
+    let (ahead, _, stride) = foresee(page)
+    let isStream = ahead > 1 && account.room >= 64
     if buffers.reader.isBringing(token, word) {
       keep(fault)
     } else {
@@ -20,6 +21,7 @@ extension TargetState {
     }
     // With little room below the limit what is asked for goes first.
     if isStream, let wanted = streams.want(after: page, atMost: account.room / 16) { readAhead(wanted, buffers) }
+    if let stride { bringStride(stride, buffers) }
     return .done
   }
 
@@ -132,7 +134,8 @@ extension TargetState {
 
   /// Maps what a read has brought of the pages from `page` on, with holes where a page lies elsewhere. What is not mapped stays where it is.
   private mutating func mapBrought(from page: UInt64, _ flight: AreaReader.Flight, _ buffers: FaultBuffers) -> DrainOutcome {
-    let end = page + UInt64(Self.reach)
+    // Of a stride only the page itself.
+    let end = page + UInt64(flight.isAround ? Self.reach : 1)
     var next = page
     while next < end {
       let most = min(ReadStreams.longest, Int(end - next), account.room / 16)
@@ -149,7 +152,7 @@ extension TargetState {
           leaveSlot(page, table.entry(page), chances: 0, copyOf: buffers.bounce + index * pageSize, buffers.layer)
         }
         account.mapped(pages: pages)
-        streams.brought(next, pages)
+        if flight.isAround { streams.brought(next, pages) }
         next += UInt64(pages)
       case .changing: return .again
       case .gone: return .gone
@@ -167,7 +170,7 @@ extension TargetState {
   func haul(_ flight: AreaReader.Flight, _ buffers: FaultBuffers) -> Haul? {
     // With little room below the limit what is asked for goes first.
     let most = min(Haul.capacity, account.room / 16)
-    guard flight.fault.thread == Fault.ahead, most >= ReadStreams.longest, !requestGranted,
+    guard flight.fault.thread == Fault.ahead, flight.isAround, most >= ReadStreams.longest, !requestGranted,
       let place = (0..<FaultBuffers.haulCount).first(where: { buffers.hauls[$0].isFree })
     else { return nil }
     let haul = buffers.hauls[place]

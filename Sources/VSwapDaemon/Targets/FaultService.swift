@@ -61,8 +61,8 @@ extension TargetState {
   /// The page was unpacked before it was asked for, and others behind it.
   private mutating func takeAhead(_ fault: Fault, _ page: UInt64, _ buffers: FaultBuffers) -> ServiceOutcome? {
     guard let window = buffers.ahead.pointee.window(with: page, of: token) else { return nil }
-    guard let found = window.take(page, atMost: roomAhead, table, codec: buffers.codec) else { return nil }
-    _ = streams.fault(page)
+    let most = min(foresee(page).ahead, roomAhead)
+    guard let found = window.take(page, atMost: most, table, codec: buffers.codec) else { return nil }
     let outcome = copyIn(fault.address, found.content, found.count)
     let result = faultedIn(fault, page, outcome, found.content, fromCache: found.fromCache, buffers)
     if case .filled(let pages) = outcome {
@@ -72,28 +72,25 @@ extension TargetState {
     return result
   }
 
-  /// How many pages a fault may bring in: with little room below the limit what is asked for goes first.
-  private var roomAhead: Int { max(1, account.room / 16) }
-
   /// The page is in the bounce buffer. Maps it, and others around it that will be wanted.
   private mutating func bringIn(
     _ fault: Fault, _ page: UInt64, fromCache: Bool, _ buffers: FaultBuffers
   ) -> ServiceOutcome {
-    var (ahead, behind) = streams.fault(page)
-    let isAround = ahead + behind == 1 && isInDemand(page)
-    if isAround { ahead = min(Self.around, 16 - Int(page & 15)) }
+    var (ahead, behind, stride) = foresee(page)
+    let isAround = ahead + behind == 1 && stride == nil && isInDemand(page)
+    let around = isAround ? surroundings.pages() : 0
+    if isAround { ahead = min(around, 16 - Int(page & 15)) }
     let count = ahead > 1 ? loadAhead(page, min(ahead, roomAhead), buffers) : 1
-    if isAround { behind = min(Self.around - count, Int(page & 15)) }
+    if isAround { behind = min(around - count, Int(page & 15)) }
     let outcome = copyIn(fault.address, buffers.bounce, count)
     let result = faultedIn(fault, page, outcome, buffers.bounce, fromCache: fromCache, buffers)
     guard case .filled = outcome else { return result }
     if behind > 0 { bringBehind(page, min(behind, roomAhead), buffers) }
+    if around > 1 { surroundings.brought(around: page, left: table.slots(around: page), swapped: table.slotCount) }
     if count >= ReadStreams.proven { buffers.ahead.pointee.follow(streams.end, of: token, table) }
+    if let stride { bringStride(stride, buffers) }
     return result
   }
-
-  /// Pages that are brought in along with one whose neighbours are in demand.
-  private static let around = 8
 
   /// While there is room for all that is out: when a quarter of the 16 pages around are asked for one by one, the others will be.
   @inline(__always)
@@ -124,7 +121,7 @@ extension TargetState {
     streams.broughtBehind(page, pages)
   }
 
-  private func isInRAM(_ result: LoadResult) -> Bool {
+  func isInRAM(_ result: LoadResult) -> Bool {
     switch result {
     case .zero, .cached, .pool: true
     case .area, .lost: false

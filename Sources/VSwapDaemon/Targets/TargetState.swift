@@ -49,6 +49,8 @@ struct TargetState {
   var requestGranted = false
   var streams = ReadStreams()
   var copyYield = CopyYield()
+  var strides = Strides()
+  var surroundings = Surroundings()
   /// Pages that reads of a restore have brought, until it counts them.
   var restored = 0
   /// Slots could not be shared at the fork: everything inherited is lost.
@@ -87,6 +89,8 @@ struct TargetState {
     waiting.deallocate()
     pending.destroy()
     streams.destroy()
+    strides.destroy()
+    surroundings.destroy()
     link?.destroy()
     link = nil
     if pagemap >= 0 { close(pagemap) }

@@ -6,6 +6,8 @@
 source "$(dirname "${BASH_SOURCE[0]}")/30_programs.sh"
 # shellcheck source=SCRIPTDIR/50_control.sh
 source "$(dirname "${BASH_SOURCE[0]}")/50_control.sh"
+# shellcheck source=SCRIPTDIR/25_strides.sh
+source "$(dirname "${BASH_SOURCE[0]}")/25_strides.sh"
 
 # Areas are files in the case's directory.
 require_disk() {
@@ -179,6 +181,14 @@ case_swap_clean_copies() {
   touch_all
   end_touching
   stop_daemon
+}
+
+# Walks in steps of several pages, most of which are read ahead from an area.
+seconds_swap_strides=200
+case_swap_strides() {
+  require_disk
+  LIMITED_OPTIONS=(--pool-limit 2M --swap "$CASE_DIR/a:128M")
+  walk
 }
 
 # --- swapoff while the program never rests ---

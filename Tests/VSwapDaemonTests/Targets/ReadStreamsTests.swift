@@ -141,4 +141,55 @@ import Testing
     #expect(streams.end == 900_001)
     #expect(streams.fault(1008).ahead == 2)
   }
+
+  /// Pages passed over that are out are not wanted: less comes along each time.
+  @Test func aStreamThatSkipsShrinks() {
+    var streams = ReadStreams()
+    defer { streams.destroy() }
+    var page: UInt64 = 1000
+    for _ in 0..<8 {
+      let (ahead, _) = streams.fault(page)
+      streams.brought(page, ahead)
+      page += UInt64(ahead)
+    }
+    #expect(streams.expected(insteadOf: page) == nil && streams.expected(insteadOf: page + 2) == nil)
+    for most in [16, 8, 4, 2, 1, 1] {
+      let end = streams.end
+      #expect(streams.expected(insteadOf: end + 3) == end)
+      let (ahead, behind) = streams.fault(end + 3, isSkipping: true)
+      #expect(ahead <= most && behind == 0)
+      streams.brought(end + 3, ahead)
+    }
+    let first = streams.end - 1
+    #expect(streams.expected(insteadOf: first - 3) == nil && streams.expected(insteadOf: first - 4) == first - 1)
+  }
+
+  /// Sequences that end early come to bring along less, down to nothing; one that does not end shows it by faults that come where it goes on.
+  @Test func whatDoesNotPayIsTurnedDown() {
+    var streams = ReadStreams()
+    defer { streams.destroy() }
+    var brought: [Int] = []
+    for run: UInt64 in 1...100 {
+      var sum = 0
+      var page = run * 100_000
+      // Each goes on for five pages, and what comes along grows beyond that.
+      while page < run * 100_000 + 3 {
+        let (ahead, _) = streams.fault(page)
+        streams.brought(page, ahead)
+        sum += ahead
+        page += UInt64(ahead)
+      }
+      brought.append(sum)
+    }
+    #expect(brought[0] == 3 && brought[99] == 3)
+    var page: UInt64 = 50_000_000
+    var most = 0
+    for _ in 0..<16 {
+      let (ahead, _) = streams.fault(page)
+      streams.brought(page, ahead)
+      most = max(most, ahead)
+      page += UInt64(ahead)
+    }
+    #expect(most == ReadStreams.longest)
+  }
 }
