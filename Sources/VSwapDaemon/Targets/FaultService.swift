@@ -61,13 +61,13 @@ extension TargetState {
   /// The page was unpacked before it was asked for, and others behind it.
   private mutating func takeAhead(_ fault: Fault, _ page: UInt64, _ buffers: FaultBuffers) -> ServiceOutcome? {
     guard let window = buffers.ahead.pointee.window(with: page, of: token) else { return nil }
-    let most = min(foresee(page).ahead, roomAhead)
-    guard let found = window.take(page, atMost: most, table, codec: buffers.codec) else { return nil }
+    let ahead = foresee(page).ahead
+    guard let found = window.take(page, atMost: min(ahead, roomAhead), table, codec: buffers.codec) else { return nil }
     let outcome = copyIn(fault.address, found.content, found.count)
     let result = faultedIn(fault, page, outcome, found.content, fromCache: found.fromCache, buffers)
     if case .filled(let pages) = outcome {
       window.passed(page, pages)
-      buffers.ahead.pointee.follow(streams.end, of: token, table)
+      if ahead >= ReadStreams.proven { buffers.ahead.pointee.follow(streams.end, of: token, table) }
     }
     return result
   }
@@ -183,6 +183,7 @@ extension TargetState {
       return
     }
     streams.brought(page, pages)
+    surroundings.fault(page)
     counters.faultedIn(fromCache: fromCache)
     account.faultedIn(fromCache: fromCache)
     account.mapped(pages: pages - 1)

@@ -5,7 +5,6 @@ extension TargetState {
   /// How many pages from `page` on, itself included, how many below it, and which in steps to bring in along with it. May be asked several times for
   /// one fault, before anything of it was brought.
   mutating func foresee(_ page: UInt64) -> (ahead: Int, behind: Int, stride: Strides.Plan?) {
-    surroundings.fault(page)
     let expected = streams.expected(insteadOf: page)
     let isSkipping = expected.map { PageTableEntry.isSlot(table.entry($0)) } ?? false
     let (ahead, behind) = streams.fault(page, isSkipping: isSkipping)

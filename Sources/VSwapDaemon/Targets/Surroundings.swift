@@ -28,7 +28,7 @@ struct Surroundings {
 
   func destroy() { watched.deallocate() }
 
-  /// A fault on `page`, whatever comes along with it.
+  /// A fault on `page` was served, whatever came along with it. Once for each.
   mutating func fault(_ page: UInt64) {
     clock += 1
     for index in 0..<Self.count where watched[index].place == page / 16 && page >= 16 {
