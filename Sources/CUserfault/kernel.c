@@ -1,6 +1,7 @@
 #include "vs_kernel.h"
 
 #if defined(__x86_64__) || defined(__i386__)
+#include <malloc.h>
 #include <cpuid.h>
 #endif
 #include <errno.h>
@@ -318,6 +319,10 @@ static int drop_code(struct dl_phdr_info *object, size_t size, void *page) {
 void vs_drop_code(void) {
   long page = sysconf(_SC_PAGESIZE);
   dl_iterate_phdr(drop_code, &page);
+}
+
+int vs_return_freed_memory(void) {
+  return mallopt(M_MMAP_THRESHOLD, 128 << 10) == 1 && mallopt(M_ARENA_MAX, 4) == 1 ? 0 : -EINVAL;
 }
 
 int vs_lock_memory(void) { return result_of(mlockall(MCL_CURRENT | MCL_FUTURE | MCL_ONFAULT)); }

@@ -72,6 +72,10 @@ int vs_current_cpu(void);
 /// Resident anonymous pages of a process (statm: resident - shared), or -errno. `statm` is an open descriptor.
 int64_t vs_resident_pages(int statm);
 
+/// Large blocks go back to the kernel when they are freed. glibc stops to do so for all that are smaller than the largest one that was ever freed, so one
+/// training of a dictionary would leave each thread's arena with the memory of a thread that has ended. And there are a few arenas, not eight per CPU: little is allocated once a thread runs. Before the first thread.
+/// -EINVAL: it does not know the settings.
+int vs_return_freed_memory(void);
 /// Lets go of the pages of code and constants that are mapped, locked ones included: most of them are not needed again soon.
 void vs_drop_code(void);
 /// What is resident, and what becomes so, stays.

@@ -28,17 +28,27 @@ enum SegmentScan {
   ) {
     guard isHere(layer, layer.table.word(slot), area, segment), layer.table.tryRetain(slot) else { return }
     var word = layer.table.word(slot)
-    // A clean copy beneath a frame of the swap cache: the page goes without the frame.
-    if word.kind == .cached, isHere(layer, word, area, segment), let uncovered = layer.uncover(slot, word) { word = uncovered }
+    // A clean copy beneath a frame of the swap cache: the page goes without the frame. If the copy is damaged the frame is all there is of the page.
+    if word.kind == .cached, isHere(layer, word, area, segment), let beneath = layer.cache.beneath(word.frame) {
+      if content(beneath.place, slot, buffer, stamp) == nil {
+        _ = layer.detachBeneath(slot, word)
+      } else if let uncovered = layer.uncover(slot, word) {
+        word = uncovered
+      }
+    }
     guard word.kind == .area, isHere(layer, word, area, segment), unit == nil || word.place.unitInSegment == unit else {
       layer.release(slot)
       return
     }
     Interleaving.point()
-    let object = buffer + word.place.unitInSegment * AreaPlace.unit
-    let content = AreaSegment.content(
-      of: object, bytes: word.place.bytes, slot: slot, unit: word.place.unitInSegment, stamp)
-    visit(slot, word, content)
+    visit(slot, word, content(word.place, slot, buffer, stamp))
+  }
+
+  private static func content(
+    _ place: AreaPlace, _ slot: SlotNumber, _ buffer: UnsafeRawPointer, _ stamp: AreaSegment.Stamp
+  ) -> (bytes: UnsafeRawPointer, length: Int)? {
+    let object = buffer + place.unitInSegment * AreaPlace.unit
+    return AreaSegment.content(of: object, bytes: place.bytes, slot: slot, unit: place.unitInSegment, stamp)
   }
 
   /// Whether a word names the segment, or a frame with a clean copy in it.

@@ -77,6 +77,8 @@ public final class Daemon: @unchecked Sendable {
     _ configuration: ServiceConfiguration, _ device: Int32, _ directory: RuntimeDirectory
   ) throws -> Int32 {
     _ = vs_raise_descriptor_limit(1 << 19)
+    // Without it the daemon works as well, and is larger.
+    _ = vs_return_freed_memory()
     let signals = vs_signal_descriptor()
     guard signals >= 0 else { throw KernelError(call: "signalfd", code: -signals) }
     let daemon = try Daemon(poolLimitBytes: configuration.poolLimitBytes ?? defaultPoolLimit())
@@ -106,6 +108,7 @@ public final class Daemon: @unchecked Sendable {
   func poolLimitChanged() {
     writeback.nudge()
     compressor.nudge()
+    if layer.pool.isNearLimit { compressor.whenFull() }
   }
 
   /// Half of the machine's memory.

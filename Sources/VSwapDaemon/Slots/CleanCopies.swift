@@ -19,7 +19,7 @@ extension SlotLayer {
         hashes.note(slot, content)
       case .cached:
         // What is beneath has been kept before: its hash is noted.
-        guard cache.beneath(word.frame) != nil else { return false }
+        guard let beneath = cache.beneath(word.frame), hasRoomForCopy(beneath) else { return false }
         guard uncover(slot, word) != nil else { continue }
       case .zero, .lost, .free:
         return false
@@ -31,8 +31,17 @@ extension SlotLayer {
 
   /// The page left its target again. true: it is what the kept slot holds, which has the page from here on. false: it has changed, or
   /// there is no frame for it; the copy stays the caller's.
+  ///
+  /// `page` is memory that the target may change at any time, and others may share the slot: it is read once, and what is compared is what is kept.
   func evictCopy(_ slot: SlotNumber, page: UnsafeRawPointer, target: UInt32, virtualPage: UInt64) -> Bool {
-    guard hashes.isSame(slot, page), cover(slot, page) else { return false }
+    guard let frame = cache.allocate() else { return false }
+    SharedBytes.copyIn(from: page, to: cache.bytes(frame), count: pageSize)
+    Interleaving.point()
+    guard hashes.isSame(slot, cache.bytes(frame)) else {
+      cache.free(frame)
+      return false
+    }
+    guard cover(slot, with: frame) else { return false }
     if table.owner(slot).count == 1 { table.setOwner(slot, target: target, virtualPage: virtualPage) }
     countCopies(-1)
     countReusedCopy()
@@ -45,10 +54,8 @@ extension SlotLayer {
     release(slot)
   }
 
-  /// Puts a frame over what the slot is backed by.
-  private func cover(_ slot: SlotNumber, _ page: UnsafeRawPointer) -> Bool {
-    guard let frame = cache.allocate() else { return false }
-    SharedBytes.copyIn(from: page, to: cache.bytes(frame), count: pageSize)
+  /// Puts a frame with the page over what the slot is backed by.
+  private func cover(_ slot: SlotNumber, with frame: UInt32) -> Bool {
     while true {
       let word = table.word(slot)
       Interleaving.point()
@@ -75,6 +82,23 @@ extension SlotLayer {
     guard table.replace(slot, word, with: new) else { return nil }
     freeFrame(word)
     return new
+  }
+
+  /// Gives up what is beneath, and keeps the page: in another frame, since the one that the word names cannot change. false: the word is not `word` any
+  /// more, or there is no frame. The caller holds a reference.
+  func detachBeneath(_ slot: SlotNumber, _ word: SlotWord) -> Bool {
+    guard let beneath = cache.beneath(word.frame), let frame = cache.allocate() else { return false }
+    SharedBytes.copyIn(from: cache.bytes(word.frame), to: cache.bytes(frame), count: pageSize)
+    cache.setSlot(frame, slot)
+    Interleaving.point()
+    guard table.replace(slot, word, with: .cached(frame: frame, after: word)) else {
+      cache.free(frame)
+      return false
+    }
+    cache.free(word.frame)
+    cache.pushNewest(frame)
+    freeBacking(beneath)
+    return true
   }
 
   /// In the pool as long as a quarter of it is free, in an area that stays as long as a quarter of that is.

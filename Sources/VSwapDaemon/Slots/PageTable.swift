@@ -194,6 +194,18 @@ struct PageTable: @unchecked Sendable {
     }
   }
 
+  /// Gives up the clean copies of pages in [low, end).
+  mutating func dropCopies(from low: UInt64, below end: UInt64, layer: SlotLayer) {
+    var cursor = low
+    while copyCount > 0, let found = next(from: cursor, below: end) {
+      cursor = found.vpn + 1
+      let slot = PageTableEntry.copy(found.entry)
+      guard slot != PageTableEntry.none else { continue }
+      _ = set(found.vpn, PageTableEntry.withCopy(found.entry, PageTableEntry.none))
+      layer.dropCopy(slot)
+    }
+  }
+
   /// Clears the entries in [low, end), releases their slots and gives up their copies; returns how many slots that were.
   mutating func removeRange(from low: UInt64, below end: UInt64, layer: SlotLayer) -> Int {
     guard low < end else { return 0 }

@@ -420,7 +420,14 @@ struct SlotLayer: @unchecked Sendable {
   private func move(_ slot: SlotNumber, from offset: UInt32) -> Move {
     guard table.tryRetain(slot) else { return .notHere }
     defer { release(slot) }
-    let word = table.word(slot)
+    var word = table.word(slot)
+    // Otherwise one page in the cache would keep its block, and with it its size class, as it is.
+    if word.kind == .cached, let beneath = cache.beneath(word.frame), beneath.kind == .pool, beneath.poolOffset == offset,
+      let uncovered = uncover(slot, word)
+    {
+      noteInPool(slot, uncovered)
+      word = uncovered
+    }
     guard word.kind == .pool, word.poolOffset == offset else { return .notHere }
     Interleaving.point()
     let length = word.poolLength

@@ -4,7 +4,8 @@ import Synchronization
 ///
 /// A trivial handle; any thread may call anything but `create` and `destroy`. Like the swap cache's order it is a hint. An entry carries five bits of
 /// the version that the slot's word had when the object was made; one whose slot has moved on since is stale, and is
-/// swept out when the ring has become twice as long as the pool has objects. Nothing is kept while there is no swap area.
+/// swept out when the ring has become three times as long as the pool has objects: one that was a clean copy may have two that are not
+/// stale. Nothing is kept while there is no swap area.
 struct WritebackOrder: @unchecked Sendable {
   private struct State {
     var head: UInt64 = 0
@@ -64,7 +65,7 @@ struct WritebackOrder: @unchecked Sendable {
     lock.lock()
     defer { lock.unlock() }
     guard state.pointee.isEnabled else { return }
-    if Int(state.pointee.tail - state.pointee.head) > max(2 * objects, Self.leastSwept) { sweep(table) }
+    if Int(state.pointee.tail - state.pointee.head) > max(3 * objects, Self.leastSwept) { sweep(table) }
     guard state.pointee.tail - state.pointee.head < Self.capacity else { return }
     entry(state.pointee.tail).pointee = Self.pack(slot, word)
     state.pointee.tail += 1
@@ -90,7 +91,7 @@ struct WritebackOrder: @unchecked Sendable {
     return word.kind == .pool && (pack(slot, word) &- packed) & (1 << versionBits - 1) < 4
   }
 
-  /// Keeps what is alive, in order. O(length), once per doubling.
+  /// Keeps what is alive, in order. O(length), at most once in as many pushes as there are objects.
   private func sweep(_ table: SlotTable) {
     var to = state.pointee.tail
     var from = state.pointee.tail

@@ -233,6 +233,7 @@ extension TargetState {
     var index = 0
     while index < batch.items.count {
       guard belongs(batch, index, buffers) else {
+        if !keepingCopies { giveUpCopy(batch, index, buffers) }
         index += 1
         continue
       }
@@ -254,6 +255,16 @@ extension TargetState {
     let item = batch.items[index]
     return (!item.isTaken || batch.isShared) && table.entry(item.page) == item.slot
       && buffers.layer.table.isStill(item.slot, item.word)
+  }
+
+  /// The page is resident already, and what lies in the area is its clean copy.
+  private mutating func giveUpCopy(_ batch: PageBatch, _ index: Int, _ buffers: FaultBuffers) {
+    let item = batch.items[index]
+    let entry = table.entry(item.page)
+    guard PageTableEntry.copy(entry) == item.slot else { return }
+    _ = table.set(item.page, PageTableEntry.withCopy(entry, PageTableEntry.none))
+    buffers.layer.dropCopy(item.slot)
+    batch.items[index].isTaken = true
   }
 
   /// Adjacent pages in one call.

@@ -483,6 +483,8 @@ final class Pager: @unchecked Sendable {
     let length = (range.end - range.start) * UInt64(pageSize)
     member.pointee.uffd.unregister(range.start * UInt64(pageSize), length)
     member.pointee.registered.remove(from: range.start, below: range.end)
+    // No event will tell when these pages go.
+    member.pointee.table.dropCopies(from: range.start, below: range.end, layer: layer)
     member.pointee.uffd.wake(range.start * UInt64(pageSize), length: Int(length))
     member.pointee.publishToAgent()
   }

@@ -1,4 +1,5 @@
 import Glibc
+import Synchronization
 import Testing
 
 @testable import VSwapDaemon
@@ -52,6 +53,56 @@ import Testing
     }
     bench.layer.dropCopy(slot)
     #expect(bench.isEmpty() && bench.layer.copies == 0)
+  }
+
+  /// The ring that pages arrive in is the target's, too; what passed the comparison is what others may get to read.
+  @Test func whatIsComparedIsWhatIsKept() throws {
+    // One thread uses the layer, the other only `word`.
+    nonisolated(unsafe) let bench = try CopyBench()
+    defer { bench.destroy() }
+    let slot = try bench.inPool(key: 5)
+    nonisolated(unsafe) let shared = TestPage()
+    defer { shared.destroy() }
+    shared.fill(key: 5)
+    nonisolated(unsafe) let word = (shared.bytes + 4088).assumingMemoryBound(to: Atomic<UInt64>.self)
+    let right = word.pointee.load(ordering: .relaxed)
+    let isOver = Atomic<Bool>(false)
+    let unchanged = Atomic<Int>(0)
+    onThreads(2) { thread in
+      guard thread == 0 else {
+        while !isOver.load(ordering: .relaxed) {
+          word.pointee.store(~right, ordering: .relaxed)
+          word.pointee.store(right, ordering: .relaxed)
+        }
+        return
+      }
+      for _ in 0..<TestScale.rounds(20_000) {
+        guard bench.comeBack(slot, key: 5) else { continue }
+        guard bench.layer.evictCopy(slot, page: shared.bytes, target: 1, virtualPage: 5) else {
+          bench.layer.countCopies(-1)
+          continue
+        }
+        unchanged.add(1, ordering: .relaxed)
+        if bench.load(slot, key: 5) != .cached { Issue.record("another page than the one that was compared") }
+      }
+      isOver.store(true, ordering: .relaxed)
+    }
+    #expect(unchanged.load(ordering: .relaxed) > 0)
+    bench.layer.release(slot)
+    #expect(bench.isEmpty())
+  }
+
+  @Test func aPageOutlivesADamagedCopy() throws {
+    let bench = try CopyBench()
+    defer { bench.destroy() }
+    let slot = try bench.inPool(key: 5)
+    #expect(bench.comeBack(slot, key: 5) && bench.evict(slot, key: 5))
+    #expect(bench.layer.detachBeneath(slot, bench.layer.table.word(slot)))
+    #expect(bench.load(slot, key: 5) == .cached && bench.layer.statistics().objects == 0 && bench.layer.cachedPages == 1)
+    #expect(!bench.layer.detachBeneath(slot, bench.layer.table.word(slot)), "nothing is beneath any more")
+    #expect(bench.layer.compressOldest(codec: bench.codec) == .compressed && bench.load(slot, key: 5) == .pool)
+    bench.layer.release(slot)
+    #expect(bench.isEmpty())
   }
 
   @Test func nothingIsLeftOfAPageThatGoesFromTheCache() throws {
