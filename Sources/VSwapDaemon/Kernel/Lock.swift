@@ -1,3 +1,4 @@
+import CUserfault
 import Glibc
 
 /// A mutual exclusion lock: a trivial handle around a heap-allocated `pthread_mutex_t`.
@@ -23,8 +24,16 @@ struct Lock: @unchecked Sendable {
     mutex.deallocate()
   }
 
+  /// Tries before a thread goes to sleep, some microseconds: most locks are held for less. Whoever sleeps has to be woken, and a lock that was let go of
+  /// belongs to nobody until the one thread that was woken gets a CPU; the pager waited 16 ms behind a worker for that.
+  private static let attempts = 64
+
   /// Blocks until the lock is this thread's.
   func lock() {
+    for _ in 0..<Self.attempts {
+      if tryLock() { return }
+      vs_pause()
+    }
     let status = pthread_mutex_lock(mutex)
     precondition(status == 0, "pthread_mutex_lock failed")
   }
