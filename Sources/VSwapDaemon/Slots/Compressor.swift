@@ -37,7 +37,7 @@ final class Compressor: @unchecked Sendable {
     preparing.destroy()
   }
 
-  /// `helpers` more join in while much has to go at once. They yield to programs, which are seldom the ones that evict so much.
+  /// `helpers` more join in while much has to go at once.
   func start(workers: Int, helpers: Int) throws(KernelError) {
     self.helpers = helpers
     for number in 0..<workers + helpers {
@@ -75,8 +75,8 @@ final class Compressor: @unchecked Sendable {
   /// Frames that keep no page for refaults, but take what arrives.
   private var spare: Int { layer.cache.capacity - keep }
 
+  /// At the programs' own priority: behind them it would be kept from the CPU with a lock in its hand that pagers need.
   private func help() {
-    vs_yield_to_programs(5)
     let codec = Codec.create()
     while vs_semaphore_take(alarm) == 0 {
       work(codec, downTo: keep + spare / 4)

@@ -412,27 +412,20 @@ final class Pager: @unchecked Sendable {
 
   /// Where does the faulting thread run? Asked every 16 rounds, and less often as long as the answer is the same: asking costs as much as a fault.
   ///
-  /// Not while pages have to go, and near the limit only after a pause. A thread that moves while it is ahead of its share of CPU time takes that along,
+  /// Not while memory grows unseen near the limit. A thread that moves while it is ahead of its share of CPU time takes that along,
   /// and the scheduler (EEVDF, `place_entity`) makes as much more of it as the thread weighs more than those at the new place: at nice -19
-  /// beside one thread at nice 0, 71 times. It then does not run for 20 ms, in which programs map tens of megabytes. While it sleeps it falls back.
+  /// beside one thread at nice 0, 71 times. It then does not run for 20 ms, in which programs map tens of megabytes. Programs that fault only wait.
   private func followFaults() {
     roundsSinceLook += 1
-    guard roundsSinceLook >= roundsPerLook, members[0].pointee.counters.wanted == 0,
-      members[0].pointee.link?.isOutstanding != true
-    else { return }
+    guard roundsSinceLook >= roundsPerLook, members[0].pointee.account.reserve == 0 else { return }
     roundsSinceLook = 0
     roundsPerLook = min(2 * roundsPerLook, 256)
     // The latest fault's place still says who it was.
     let cpu = vs_cpu_of_thread(buffers.faults[0].thread)
-    guard cpu >= 0, cpu != lastCPU else { return }
-    if members[0].pointee.account.isNearLimit { usleep(Self.pauseBeforeMove) }
-    guard vs_set_cpu(cpu) == 0 else { return }
+    guard cpu >= 0, cpu != lastCPU, vs_set_cpu(cpu) == 0 else { return }
     lastCPU = cpu
     roundsPerLook = 16
   }
-
-  /// Microseconds: what a thread can be ahead, twice the slice of 100 us that the pager asks for, and some more.
-  private static let pauseBeforeMove: UInt32 = 250
 
   /// While faults follow each other closely the CPUs around this one do not halt in between; nor does this one while a read is waited for.
   private func keepAwake() {
