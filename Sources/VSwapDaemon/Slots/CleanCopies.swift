@@ -4,8 +4,8 @@
 /// The page still goes through the swap cache, since only refaults from there say what is in use: the slot's word names a frame then,
 /// and the frame notes the word from before ("beneath"). That belongs to the slot as long as the word names the frame: it is written
 /// before the word is exchanged, nobody changes it afterwards, and whoever exchanges the word has both. So an exchange that
-/// succeeds proves that what was read as beneath was this slot's. An object beneath is not moved by compaction or
-/// writeback, which find that the word does not name it.
+/// succeeds proves that what was read as beneath was this slot's. Writeback leaves an object beneath where it is, since the word
+/// does not name it; who has to move it (compaction, cleaning, swapoff) takes the frame off first.
 extension SlotLayer {
   /// The page of a slot was mapped: keeps the slot for the case that it does not change. `content` is what was mapped, 4096 private bytes.
   /// false: nothing is there to be kept, or no room; the reference stays the caller's. Otherwise it is the copy's until `evictCopy` or `dropCopy`.

@@ -180,22 +180,8 @@ struct PageTable: @unchecked Sendable {
     return (start, end)
   }
 
-  /// Gives up all clean copies. O(pages known), for when memory is short.
-  mutating func dropCopies(layer: SlotLayer) {
-    for index in 0..<capacity where copyCount > 0 && places[index].key != 0 {
-      let chunk = places[index].chunk
-      for offset in 0..<ChunkArena.entriesPerChunk {
-        let entry = arena.entries(chunk)[offset]
-        let slot = PageTableEntry.copy(entry)
-        guard slot != PageTableEntry.none else { continue }
-        write(chunk, offset, PageTableEntry.withCopy(entry, PageTableEntry.none))
-        layer.dropCopy(slot)
-      }
-    }
-  }
-
-  /// Gives up the clean copies of pages in [low, end).
-  mutating func dropCopies(from low: UInt64, below end: UInt64, layer: SlotLayer) {
+  /// Gives up the clean copies of pages in [low, end); of all pages, for when memory is short. O(pages known there).
+  mutating func dropCopies(from low: UInt64 = 0, below end: UInt64 = pageLimit, layer: SlotLayer) {
     var cursor = low
     while copyCount > 0, let found = next(from: cursor, below: end) {
       cursor = found.vpn + 1

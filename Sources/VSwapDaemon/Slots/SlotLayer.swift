@@ -40,6 +40,7 @@ enum CompressOutcome {
 /// | cached | pool   | `compressOldest`        | a reference; by exchange of the exact word    |
 /// | pool, area | cached | `evictCopy`         | a reference; by exchange of the exact word    |
 /// | cached | pool, area | `uncover`           | a reference; by exchange of the exact word    |
+/// | cached | cached | `detachBeneath`         | a reference; by exchange of the exact word    |
 /// | pool   | pool   | `compact`               | a reference; by exchange of the exact word    |
 /// | pool   | area   | `placeInArea`           | a reference; by exchange of the exact word    |
 /// | area   | area   | `placeInArea` (cleaning)| a reference; by exchange of the exact word    |
