@@ -34,7 +34,7 @@ struct MemoryMap: ~Copyable {
 
   deinit { buffer.deallocate() }
 
-  /// All mappings in address order. `withFlags` reads smaps, which walks the target's page tables: some 10 us per MiB.
+  /// All mappings in address order, no page twice. `withFlags` reads smaps, which walks the target's page tables: some 10 us per MiB.
   mutating func regions(withFlags: Bool) throws(KernelError) -> [MappedRegion] {
     let length = try readAll("/proc/\(processID)/\(withFlags ? "smaps" : "maps")")
     var result: [MappedRegion] = []
@@ -45,13 +45,21 @@ struct MemoryMap: ~Copyable {
       let line = UnsafeRawBufferPointer(rebasing: bytes[position..<lineEnd])
       position = lineEnd + 1
       if let region = Self.header(line) {
-        result.append(region)
+        Self.append(region, to: &result)
       } else if line.starts(with: "VmFlags:".utf8), !result.isEmpty {
         Self.apply(flags: line, to: &result[result.count - 1])
       }
     }
     if withFlags { Self.excludeStacks(&result) }
     return result
+  }
+
+  /// The kernel finds each line by the end of the one before. A mapping that has meanwhile become one with what follows it, by mremap or
+  /// mprotect, is listed again, longer: what was said later is true, as the list is to have no page twice.
+  static func append(_ region: MappedRegion, to list: inout [MappedRegion]) {
+    while let last = list.last, last.start >= region.start { list.removeLast() }
+    if let last = list.last, last.end > region.start { list[list.count - 1].end = region.start }
+    list.append(region)
   }
 
   private mutating func readAll(_ path: String) throws(KernelError) -> Int {

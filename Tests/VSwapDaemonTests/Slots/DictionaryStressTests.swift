@@ -68,7 +68,12 @@ private final class DictionaryStress: Sendable {
       layer.dictionaries.join(target: parent, domain: parent)
       layer.dictionaries.join(target: parent + 1, domain: parent)
       if life % 3 != 2 { content.show(to: layer.dictionaries, target: parent, page: page) }
-      run(parent, content, page, codec, &random)
+      // Every third group stays until its dictionary is there, however long a busy machine takes for the training.
+      var rounds = 0
+      repeat {
+        run(parent, content, page, codec, &random)
+        rounds += 1
+      } while life % 3 == 0 && layer.dictionaries.number(forTarget: parent) == 0 && rounds < 1000
       if layer.dictionaries.number(forTarget: parent) != 0 { dictionaries.add(1, ordering: .relaxed) }
       layer.dictionaries.end(domain: parent, targets: [parent, parent + 1])
       numbers.give(parent)

@@ -1,5 +1,6 @@
 import CUserfault
 import Glibc
+import Synchronization
 import Testing
 
 @testable import VSwapDaemon
@@ -51,7 +52,55 @@ import Testing
     var map = MemoryMap(processID: getpid())
     let all = try map.regions(withFlags: true)
     #expect(all.contains { $0.growsDown && !$0.anonymous }, "the main thread's stack")
-    #expect(zip(all, all.dropFirst()).allSatisfy { $0.end <= $1.start }, "in address order")
+    #expect(Self.isInAddressOrder(all))
+  }
+
+  private static func isInAddressOrder(_ list: [MappedRegion]) -> Bool {
+    zip(list, list.dropFirst()).allSatisfy { $0.end <= $1.start }
+  }
+
+  /// [10, 20) is listed, grows to [10, 25) while the list is read, and is listed again; or a new one reaches from 15 to 25.
+  @Test func whatIsListedLaterIsTrue() {
+    func listed(_ ranges: [(UInt64, UInt64)]) -> [[UInt64]] {
+      var list: [MappedRegion] = []
+      for (start, end) in ranges { MemoryMap.append(MappedRegion(start: start, end: end), to: &list) }
+      return list.map { [$0.start, $0.end] }
+    }
+    #expect(listed([(1, 2), (10, 20), (10, 25), (25, 30)]) == [[1, 2], [10, 25], [25, 30]])
+    #expect(listed([(1, 2), (10, 20), (15, 25)]) == [[1, 2], [10, 15], [15, 25]])
+    #expect(listed([(1, 2), (4, 6), (10, 20), (3, 25)]) == [[1, 2], [3, 25]])
+  }
+
+  /// Neighbours become one while the list is read: no page is in it twice, and who stays is found.
+  @Test(arguments: [false, true]) func mappingsThatBecomeOneAreListedOnce(withFlags: Bool) throws {
+    try withMapping { page in
+      let isOver = Atomic<Bool>(false)
+      let wrong = Atomic<Int>(0)
+      onThreads(3) { thread in
+        if thread > 0 { return Self.mapAndUnmap(UInt64(thread), until: isOver) }
+        var map = MemoryMap(processID: getpid())
+        for _ in 0..<TestScale.rounds(200) {
+          let list = (try? map.regions(withFlags: withFlags)) ?? []
+          let found = list.count { $0.start == page && $0.end == page + 3 }
+          if found != 1 || !Self.isInAddressOrder(list) { wrong.add(1, ordering: .relaxed) }
+        }
+        isOver.store(true, ordering: .relaxed)
+      }
+      #expect(wrong.load(ordering: .relaxed) == 0, "VSWAP_SEED=\(SeededRandom.seed)")
+    }
+  }
+
+  private static func mapAndUnmap(_ thread: UInt64, until isOver: borrowing Atomic<Bool>) {
+    var random = SeededRandom(seed: SeededRandom.seed &+ thread)
+    var mappings = [(base: UnsafeMutableRawPointer, length: Int)?](repeating: nil, count: 100)
+    while !isOver.load(ordering: .relaxed) {
+      let place = random.below(mappings.count)
+      if let old = mappings[place] { munmap(old.base, old.length) }
+      let length = (1 + random.below(64)) * pageSize
+      let base = mmap(nil, length, PROT_READ | PROT_WRITE, MAP_PRIVATE | MAP_ANONYMOUS, -1, 0)
+      mappings[place] = base == MAP_FAILED ? nil : base.map { ($0, length) }
+    }
+    for case let old? in mappings { munmap(old.base, old.length) }
   }
 
   @Test func aProcessThatIsNotThereIsAnError() {
