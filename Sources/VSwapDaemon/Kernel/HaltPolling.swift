@@ -28,8 +28,8 @@ struct HaltPolling: @unchecked Sendable {
 
   /// With more CPUs nobody knows where a thread will be woken.
   private static let mostCPUs = 4
-  /// Nanoseconds without a turn: somebody else had the CPU. An interrupt takes less.
-  private static let interruption: UInt64 = 20_000
+  /// Nanoseconds without a turn: somebody else had the CPU. An interrupt takes less, also the timer's, which can take 40 us in a guest.
+  private static let interruption: UInt64 = 50_000
   /// Nanoseconds for which a CPU that others use is left alone.
   private static let rest: UInt64 = 1_000_000
 
