@@ -8,21 +8,25 @@ struct RunSummary {
   /// The pool before the command started: what it stored until then was for others.
   let poolBefore: PoolStatus
 
-  /// How long the daemon may take to notice the end of the command, in steps of `interval`.
+  /// A second, in steps of `intervalMicroseconds`.
   private static let attempts = 100
   private static let intervalMicroseconds: UInt32 = 10_000
   private static let pageSize = 4096
 
-  /// One line. Waits up to a second for the daemon to notice the end of `process`.
+  /// One line. Waits up to a second for a daemon that knows nothing of `process`, and up to a minute for one that still has it: on a busy machine
+  /// it may take that to notice the end.
   func line(afterEndOf process: pid_t) -> String {
     do {
-      for _ in 0..<Self.attempts {
+      var (unknown, known) = (0, 0)
+      while unknown < Self.attempts && known < 60 * Self.attempts {
         let status = try client.status()
         if let ended = figures(in: status, without: process) {
           return "vswap: \(group): \(sentence(ended, status.pool))"
         }
+        if status.groups.contains(where: { $0.id == group }) { known += 1 } else { unknown += 1 }
         usleep(Self.intervalMicroseconds)
       }
+      if known > 0 { return "vswap: \(group): no figures: the daemon has not noticed the end of process \(process)" }
       return "vswap: \(group): the daemon has no figures of it; it never attached"
     } catch {
       return "vswap: \(group): no figures: \(client.explain(error).message)"

@@ -46,7 +46,7 @@ case_control() {
   ((pages >= 1900 && pages <= 3000)) || fail "8M evicted are $pages pages"
   ctl evict "$PID"
   pages=$(swapped)
-  ((pages >= 16384)) || fail "all evicted are $pages pages"
+  ((pages > 16000)) || fail "all evicted are $pages pages"
   touch_all
   [[ $(tail -n 2 touched | head -n 1 | query "s['absent'] > 16000") == True ]] || fail "hardly anything was evicted"
   pages=$(swapped)
@@ -142,12 +142,14 @@ kill_targets() {
   for pid in $(status "' '.join(str(t['pid']) for g in s['groups'] for t in g['targets'])"); do kill -KILL "$pid" 2>/dev/null || true; done
 }
 
-# killed_in_the_middle TENTHS: three targets that die with pages out, after so many tenths of a second.
+# killed_in_the_middle TENTHS: three targets that die with pages out, after so many tenths of a second of that.
 killed_in_the_middle() {
   local runner
   # shellcheck disable=SC2016
   ctl run --limit 8M -- sh -c '"$0" --size 32 --hold-ms 60000 & "$0" --size 32 --hold-ms 60000 & wait' "$PROGRAMS/fill" &
   runner=$!
+  wait_until 20 status_is "[len(g['targets']) for g in s['groups']], sum(t['swapped_pages'] > 0 for g in s['groups'] for t in g['targets']) > 1" \
+    "([3], True)" || fail "nothing was evicted: $(ctl status --json)"
   sleep "0.$1"
   kill_targets
   wait "$runner" || true
@@ -180,7 +182,7 @@ case_thousand() {
   start_daemon
   # What is made once and kept is made now.
   ctl run --limit 16M -- "$PROGRAMS/fill" --size 64 --verify >/dev/null
-  killed_in_the_middle 8
+  killed_in_the_middle 5
   wait_until 10 status_is "len(s['groups'])" 0 || fail "a group is still there: $(ctl status --json)"
   sleep 0.5
   warm=$(facts_of_daemon)
@@ -192,7 +194,7 @@ case_thousand() {
   ctl run --limit 16M --stats -- sh -c 'i=0; while [ $i -lt 100 ]; do "$0" --size 20 --touch --verify >/dev/null || exit 1; i=$((i + 1)); done' \
     "$PROGRAMS/fill" 2>small.err || fail "a loop of small programs: $(<small.err)"
   count_stats small.err
-  for ((i = 0; i < 10; i++)); do killed_in_the_middle $((3 + i % 5)); done
+  for ((i = 0; i < 10; i++)); do killed_in_the_middle $((i % 5)); done
   wait_until 10 nothing_left "$(cut -d ' ' -f 1,2 <<<"$warm")" ||
     fail "left behind: $(facts_of_daemon) instead of $warm, $(ctl status --json)"
   after=$(facts_of_daemon)

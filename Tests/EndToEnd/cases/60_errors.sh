@@ -95,9 +95,9 @@ case_errors_status() {
   [[ $(run -- pwd) == / ]] || fail "the working directory is another one"
   cd "$CASE_DIR" || exit
   # A signal to vswapctl goes to the program.
-  "$BIN/vswapctl" run --embedded -- sh -c 'trap "exit 33" TERM; while :; do sleep 0.05; done' &
+  "$BIN/vswapctl" run --embedded -- sh -c 'trap "exit 33" TERM; : >trapped; while :; do sleep 0.05; done' &
   local runner=$!
-  sleep 1
+  wait_until 20 test -e trapped || fail "the program does not start"
   kill -TERM "$runner"
   status=0
   wait "$runner" || status=$?

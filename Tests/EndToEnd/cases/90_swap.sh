@@ -39,9 +39,12 @@ settle() {
   say "$SLOTS slots in areas: $(status "[(a['path'], a['slots'], a['used_bytes']) for a in s['areas']]")"
 }
 
+hold_slots() { (($(slots_in_areas) >= $1)); }
+
 # Pages the program out, and sees that at least so many lie in areas.
 evict_to_areas() {
   ctl evict "$PID"
+  wait_until 60 hold_slots "$1" || true
   settle
   ((SLOTS >= $1)) || fail "only $SLOTS slots are in areas instead of $1: $(ctl status --json)"
 }
@@ -97,7 +100,8 @@ mostly_in_area() {
   "$1"
   end_peak
   remark "in_area=$(peak "'%d/%d' % (s['areas'], s['total'])")"
-  [[ $(peak "s['areas'] * 2 >= s['total'] > 0") == True ]] || fail "less than half lay in the area: $(<peak.json)"
+  # The swap cache is as large for small programs as for large ones.
+  [[ $(peak "s['areas'] * 2 >= s['total'] - s['cache'] > 0") == True ]] || fail "less than half lay in the area: $(<peak.json)"
   require_empty_areas
   off "$CASE_DIR/area"
   stop_daemon
@@ -138,7 +142,8 @@ model_in_area() {
   wait "$model" || fail "seed $1"
   end_peak
   (($(peak "s['most_in_areas']") > 0)) || fail "the area was not used"
-  [[ ! -e $CASE_DIR/a ]] || fail "the embedded daemon left its area behind"
+  # The daemon outlives the program by what it has to clear away.
+  wait_until 20 test ! -e "$CASE_DIR/a" || fail "the embedded daemon left its area behind"
 }
 
 seconds_swap_run=600

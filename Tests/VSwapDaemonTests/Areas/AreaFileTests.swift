@@ -178,6 +178,10 @@ struct AreaFileTests {
   @Test("a block device", .enabled(if: LoopDevice.canBeMade, "needs root and a free loop device"))
   func device() throws {
     let loop = try LoopDevice(file: directory.file("disk", [UInt8](repeating: 0, count: 4 << 20 + 4096)))
+    try Spawning.alone { try use(loop) }
+  }
+
+  private func use(_ loop: LoopDevice) throws {
     #expect(refusal(loop.path, size: 6 << 20) == .deviceTooSmall(actual: 4 << 20))
     for size in [nil, 2 << 20, 4 << 20] {
       let area = try AreaFile.open(path: loop.path, sizeBytes: size, known: [])
@@ -255,7 +259,7 @@ private final class LoopDevice {
     process.arguments = arguments
     process.standardOutput = output
     process.standardError = FileHandle.nullDevice
-    try process.run()
+    try Spawning.alone { try process.run() }
     let text = String(decoding: output.fileHandleForReading.readDataToEndOfFile(), as: UTF8.self)
     process.waitUntilExit()
     return text.trimmingCharacters(in: .whitespacesAndNewlines)

@@ -15,9 +15,9 @@ enum BuiltProgram {
   }
 
   /// Runs a program to its end with a minimal environment, in which libm plays the library to preload. It gets a `signal`, if one
-  /// is given, `microseconds` after its start.
+  /// is given, when `isReady` says so.
   static func run(
-    _ program: String, _ arguments: [String], signal: Int32? = nil, after microseconds: UInt32 = 0
+    _ program: String, _ arguments: [String], signal: Int32? = nil, when isReady: () -> Bool = { true }
   ) throws -> Outcome {
     let process = Process()
     let (output, errors) = (Pipe(), Pipe())
@@ -27,9 +27,9 @@ enum BuiltProgram {
     process.standardInput = FileHandle.nullDevice
     process.standardOutput = output
     process.standardError = errors
-    try process.run()
+    try Spawning.alone { try process.run() }
     if let signal {
-      usleep(microseconds)
+      while !isReady() && process.isRunning { usleep(1000) }
       kill(process.processIdentifier, signal)
     }
     let text = output.fileHandleForReading.readDataToEndOfFile()

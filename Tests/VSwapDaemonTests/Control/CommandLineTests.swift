@@ -198,7 +198,7 @@ struct CommandLineTests {
     let served = try ServedPlane(
       FakeControlPlane(swapoffLines: Array(repeating: line, count: 10_000), lineMicroseconds: 1000))
     let outcome = try BuiltProgram.run(
-      "vswapctl", ["--socket", served.socketPath, "swapoff", "/a"], signal: SIGINT, after: 500_000)
+      "vswapctl", ["--socket", served.socketPath, "swapoff", "/a"], signal: SIGINT, when: { !served.plane.calls.isEmpty })
     #expect(outcome.status == 130)
     #expect(outcome.errors == "vswapctl: cancelled; /a stays active\n")
     let deadline = ContinuousClock.now + .seconds(5)

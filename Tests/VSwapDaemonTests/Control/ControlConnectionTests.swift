@@ -132,9 +132,11 @@ struct ControlConnectionTests {
     let directory = try ScratchDirectory()
     let path = "\(directory.path)/control.sock"
     let stale = try ControlSocket(path: path)
-    close(try stale.listen())
     let server = try ControlServer(plane: FakeControlPlane(), socketPath: path)
-    try server.start()
+    try Spawning.alone {
+      close(try stale.listen())
+      try server.start()
+    }
     server.stop()
 
     let file = try directory.file("plain", [1])

@@ -31,6 +31,8 @@ final class FakeControlPlane: ControlPlane, @unchecked Sendable {
   let lineMicroseconds: UInt32
   /// Thrown by `swapoff` after its lines.
   let lateRefusal: ControlError?
+  /// Lines that swapoffs have reported.
+  let reportedLines = Atomic<Int>(0)
 
   init(
     refusal: ControlError? = nil, isHeld: Bool = false, swapoffLines: [SwapoffLine] = [],
@@ -121,6 +123,7 @@ final class FakeControlPlane: ControlPlane, @unchecked Sendable {
     for line in swapoffLines {
       usleep(lineMicroseconds)
       guard report(line) else { return try record(.cancelled) }
+      reportedLines.add(1, ordering: .relaxed)
     }
     if let lateRefusal { throw lateRefusal }
   }

@@ -71,6 +71,8 @@ import Testing
     onThreads(2) { thread in
       guard thread == 0 else {
         while !isOver.load(ordering: .relaxed) {
+          // Once it has been right, however few rounds the other one has while this one is off the CPU.
+          guard unchanged.load(ordering: .relaxed) > 0 else { continue }
           word.pointee.store(~right, ordering: .relaxed)
           word.pointee.store(right, ordering: .relaxed)
         }

@@ -26,10 +26,9 @@ import Testing
       }
     }
     #expect(stress.wrongLoads == 0, "VSWAP_SEED=\(SeededRandom.seed)")
-    #expect(stress.loads > 0 && stress.compressed > 0)
-    // A tight pool may be too full to thin out.
-    #expect(stress.moved > 0 || poolIsTight)
-    #expect(stress.copies > 0)
+    #expect(stress.loads > 0)
+    // A short run may not get that far, and a tight pool may be too full to thin out.
+    if TestScale.factor >= 1 { #expect(stress.compressed > 0 && stress.copies > 0 && (stress.moved > 0 || poolIsTight)) }
     print(
       "\(stress.loads) loads, \(stress.compressed) pages compressed, \(stress.moved) objects moved, "
         + "\(stress.copies) clean copies kept, \(stress.reused) reused")
