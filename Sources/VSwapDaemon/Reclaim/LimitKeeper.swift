@@ -17,6 +17,8 @@ final class LimitKeeper: @unchecked Sendable {
 
   /// What is remembered of a group between two looks.
   private struct Memory {
+    /// Kept, so that no other one comes to be where it was while something is remembered of it.
+    let group: Group
     var wasNear = false
     var grewUnseenAt: UInt64 = 0
     var unseen = UnseenGrowth()
@@ -24,9 +26,19 @@ final class LimitKeeper: @unchecked Sendable {
     var sharedPages = 0
     var sharedMeasuredAt: UInt64 = 0
     var unreclaimableUntil: UInt64 = 0
-    var vain: [UInt32: (swept: Int, evictions: Int)] = [:]
+    var vain: [UInt32: Vain] = [:]
     var tuner: LimitTuner?
   }
+
+  /// What a target had swept in vain when it last evicted something, and when it last did either or was not asked to.
+  private struct Vain {
+    var swept: Int
+    var evictions: Int
+    var idleSince: UInt64
+  }
+
+  /// A target that was asked all the time and neither evicted nor swept is stopped or frozen, in nanoseconds. The others must not wait for it.
+  private static let patience: UInt64 = 2_000_000_000
 
   /// Fastest growth that is reckoned with, in pages per millisecond: 4 GiB/s.
   private static let fastestGrowth = 1024
@@ -66,7 +78,7 @@ final class LimitKeeper: @unchecked Sendable {
   /// Measures a group and asks for what is too much. Returns microseconds until the next look.
   private func look(at group: Group, _ targets: [Target]) -> Int {
     let key = ObjectIdentifier(group)
-    var memory = known[key] ?? Memory()
+    var memory = known[key] ?? Memory(group: group)
     defer { known[key] = memory }
     let account = group.account
     let before = account.resident
@@ -202,13 +214,13 @@ final class LimitKeeper: @unchecked Sendable {
   /// otherwise make everybody wait for another round in vain.
   private func judge(_ targets: [Target], _ memory: inout Memory, _ account: GroupAccount, isOverLow: Bool) {
     let now = vs_monotonic_ns()
-    if isUnreclaimable(targets, &memory) && isOverLow { memory.unreclaimableUntil = now + 200_000_000 }
+    if isUnreclaimable(targets, &memory, now) && isOverLow { memory.unreclaimableUntil = now + 200_000_000 }
     account.unreclaimable = now < memory.unreclaimableUntil && isOverLow
   }
 
-  /// Every target went through all its memory and found nothing since it last evicted something; or there is nowhere to
+  /// Every target went through all its memory and found nothing since it last evicted something, or does nothing at all; or there is nowhere to
   /// put anything.
-  private func isUnreclaimable(_ targets: [Target], _ memory: inout Memory) -> Bool {
+  private func isUnreclaimable(_ targets: [Target], _ memory: inout Memory, _ now: UInt64) -> Bool {
     if budget.isStuck {
       if !budget.reserve(AgentLink.bankPages) { return true }
       budget.release(AgentLink.bankPages)
@@ -217,10 +229,11 @@ final class LimitKeeper: @unchecked Sendable {
     for target in targets {
       let swept = target.counters.sweptInVain
       let evictions = target.counters.evictions
-      var last = memory.vain[target.id] ?? (swept, evictions)
-      if evictions != last.evictions { last = (swept, evictions) }
+      var last = memory.vain[target.id] ?? Vain(swept: swept, evictions: evictions, idleSince: now)
+      if evictions != last.evictions { last = Vain(swept: swept, evictions: evictions, idleSince: now) }
+      if swept != last.swept || target.counters.wanted == 0 { last.idleSince = now }
       memory.vain[target.id] = last
-      if swept == last.swept { all = false }
+      if swept == last.swept && now - last.idleSince < Self.patience { all = false }
     }
     return all
   }

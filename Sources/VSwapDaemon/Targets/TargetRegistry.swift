@@ -5,6 +5,8 @@ import Glibc
 /// never while a pager is waited for.
 final class TargetRegistry: Pager.Family, @unchecked Sendable {
   private let lock = Lock.create()
+  /// As long as they have an address space, though it be a young child's or one that is not served yet: who comes meanwhile joins it, or there would
+  /// be two of a name.
   private var groups: [String: Group] = [:]
   private var ended: [Ended] = []
   private var youngPagers: [UInt64: Pager] = [:]
@@ -65,10 +67,14 @@ final class TargetRegistry: Pager.Family, @unchecked Sendable {
   func join(_ target: Target, servedBy pager: Pager) {
     target.pager = pager
     lock.lock()
-    target.group.targets.append(target)
-    target.group.everyTarget += 1
+    let group = target.group
+    // It had no target for a while, and has not ended after all.
+    if group.targets.isEmpty, group.everyTarget > 0, let place = ended.lastIndex(where: { $0.id == group.id }) {
+      ended.remove(at: place)
+    }
+    group.targets.append(target)
+    group.everyTarget += 1
     if target.isForked { handingOver -= 1 }
-    groups[target.group.id] = target.group
     lock.unlock()
     whenChanged()
   }
@@ -101,7 +107,7 @@ final class TargetRegistry: Pager.Family, @unchecked Sendable {
     group.idleIdentifiers.append(id)
     group.addressSpaces -= 1
     guard group.addressSpaces == 0 else { return lock.unlock() }
-    // Nobody enters this group any more: it has no target that others could join, and none that could fork.
+    groups[group.id] = nil
     let (domain, identifiers) = (group.domain, group.idleIdentifiers)
     (group.domain, group.idleIdentifiers) = (0, [])
     lock.unlock()
@@ -142,8 +148,7 @@ final class TargetRegistry: Pager.Family, @unchecked Sendable {
     lock.lock()
     let group = target.group
     group.targets.removeAll { $0 === target }
-    if group.targets.isEmpty && groups[group.id] === group {
-      groups[group.id] = nil
+    if group.targets.isEmpty {
       let account = group.account
       ended.append(
         Ended(
@@ -158,11 +163,11 @@ final class TargetRegistry: Pager.Family, @unchecked Sendable {
 
   // MARK: - Looking
 
-  /// Groups in the order of their names, each with its targets.
+  /// Groups that have targets, in the order of their names.
   func snapshot() -> [(group: Group, targets: [Target])] {
     lock.lock()
     defer { lock.unlock() }
-    return groups.values.sorted { $0.id < $1.id }.map { ($0, $0.targets) }
+    return groups.values.filter { !$0.targets.isEmpty }.sorted { $0.id < $1.id }.map { ($0, $0.targets) }
   }
 
   func endedGroups() -> [Ended] {
@@ -193,7 +198,8 @@ final class TargetRegistry: Pager.Family, @unchecked Sendable {
   func group(named id: String) -> (group: Group, targets: [Target])? {
     lock.lock()
     defer { lock.unlock() }
-    return groups[id].map { ($0, $0.targets) }
+    guard let group = groups[id], !group.targets.isEmpty else { return nil }
+    return (group, group.targets)
   }
 
   /// Pagers of targets, and those that only have children left.

@@ -57,3 +57,33 @@ case_limit_large() {
   holds $((512 * MIB)) "$PROGRAMS/fill" --size 1280 --threads 2 --touch --verify --seed "$SEED"
   require_swapping
 }
+
+# The group is a child's alone for a moment, when its parent has made place for another program, which belongs to it as well.
+case_limit_exec() {
+  # shellcheck disable=SC2016
+  holds $((64 * MIB)) sh -c '(while kill -0 $$ 2>/dev/null; do :; done) & exec "$@"' sh \
+    "$PROGRAMS/fill" --size 768 --touch --verify --seed "$SEED"
+  require_swapping
+}
+
+# Nothing can leave a process that is stopped. The others of its group do not wait for it: they exceed the limit.
+case_limit_stopped() {
+  [[ -z $NATIVE ]] || skip "it is about limits"
+  local filled=0
+  start_daemon
+  start_program 128M "$PROGRAMS/swapfill" --size 56 --seed "$SEED"
+  kill -STOP "$PID"
+  ctl limit "$GROUP" 32M
+  VSWAP_SOCKET=$RUNTIME/attach.sock VSWAP_GROUP=$GROUP VSWAP_REQUIRED=1 LD_PRELOAD=$BIN/libvswap.so \
+    timeout $((60 * VSWAP_SLOWNESS)) "$PROGRAMS/fill" --size 96 --verify --seed "$SEED" || filled=$?
+  kill -CONT "$PID"
+  ((filled == 0)) || fail "a program beside one that is stopped ended with status $filled"
+  # Once it goes on the limit holds again.
+  # shellcheck disable=SC2317  # wait_until calls it
+  under_limit() { (($(status "s['groups'][0]['resident_bytes']") <= 32 * MIB)); }
+  wait_until 20 under_limit || fail "the limit is not kept: $(status "s['groups']")"
+  ask verify
+  [[ $ANSWER == right ]] || fail "the program says $ANSWER"
+  end_program
+  stop_daemon
+}

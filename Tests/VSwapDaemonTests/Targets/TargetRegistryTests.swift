@@ -21,6 +21,24 @@ import Testing
     #expect(Set(later) == [first.id, child.id])
   }
 
+  /// A program that executes another one leaves a child behind, which is the group for a while. If the other program made a second group of that name,
+  /// nobody would look at the first one again once the child has an agent.
+  @Test func whoComesWhileOnlyAChildIsThereJoinsItsGroup() throws {
+    let dictionaries = try Dictionaries.create()
+    defer { dictionaries.destroy() }
+    let registry = TargetRegistry(dictionaries: dictionaries, whenChanged: {}, log: { _ in })
+    let first = try #require(registry.enter(groupNamed: "a", limit: .fixed(pages: 5000)))
+    let child = try #require(registry.identifiersForChild(in: first.group))
+    registry.freeIdentifier(first.id, of: first.group)
+    let second = try #require(registry.enter(groupNamed: "a", limit: .none))
+    #expect(second.group === first.group)
+    #expect(registry.snapshot().isEmpty && registry.group(named: "a") == nil, "nobody is served yet")
+    registry.freeIdentifier(child.id, of: first.group)
+    registry.freeIdentifier(second.id, of: first.group)
+    let later = try #require(registry.enter(groupNamed: "a", limit: .none))
+    #expect(later.group !== first.group)
+  }
+
   @Test func thereAreNoMoreThanOwnerWordsCanName() throws {
     let dictionaries = try Dictionaries.create()
     defer { dictionaries.destroy() }
