@@ -26,17 +26,18 @@ enum SegmentScan {
     _ layer: SlotLayer, _ slot: SlotNumber, _ area: Int, _ segment: UInt32, _ buffer: UnsafeRawPointer,
     _ stamp: AreaSegment.Stamp, unit: Int?, _ visit: (SlotNumber, SlotWord, (bytes: UnsafeRawPointer, length: Int)?) -> Void
   ) {
-    guard isHere(layer, layer.table.word(slot), area, segment), layer.table.tryRetain(slot) else { return }
+    guard let found = backing(layer, layer.table.word(slot)), isIn(found, area, segment), layer.table.tryRetain(slot)
+    else { return }
     var word = layer.table.word(slot)
     // A clean copy beneath a frame of the swap cache: the page goes without the frame. If the copy is damaged the frame is all there is of the page.
-    if word.kind == .cached, isHere(layer, word, area, segment), let beneath = layer.cache.beneath(word.frame) {
+    if word.kind == .cached, let beneath = backing(layer, word), isIn(beneath, area, segment) {
       if content(beneath.place, slot, buffer, stamp) == nil {
         _ = layer.detachBeneath(slot, word)
       } else if let uncovered = layer.uncover(slot, word) {
         word = uncovered
       }
     }
-    guard word.kind == .area, isHere(layer, word, area, segment), unit == nil || word.place.unitInSegment == unit else {
+    guard isIn(word, area, segment), unit == nil || word.place.unitInSegment == unit else {
       layer.release(slot)
       return
     }
@@ -51,10 +52,12 @@ enum SegmentScan {
     return AreaSegment.content(of: object, bytes: place.bytes, slot: slot, unit: place.unitInSegment, stamp)
   }
 
-  /// Whether a word names the segment, or a frame with a clean copy in it.
-  private static func isHere(_ layer: SlotLayer, _ word: SlotWord, _ area: Int, _ segment: UInt32) -> Bool {
-    let backing = word.kind == .cached ? layer.cache.beneath(word.frame) : word
-    guard let backing, backing.kind == .area else { return false }
-    return backing.place.area == area && backing.place.segment == segment
+  /// The word, or the one beneath its frame. Without a reference, or once the word has changed, that may be any slot's: so it is read once.
+  private static func backing(_ layer: SlotLayer, _ word: SlotWord) -> SlotWord? {
+    word.kind == .cached ? layer.cache.beneath(word.frame) : word
+  }
+
+  private static func isIn(_ word: SlotWord, _ area: Int, _ segment: UInt32) -> Bool {
+    word.kind == .area && word.place.area == area && word.place.segment == segment
   }
 }

@@ -41,7 +41,7 @@ public final class Daemon: @unchecked Sendable {
       maximumSlots: Self.maximumSlots, cacheFrames: Self.cacheFrames, poolReserveBytes: Self.poolReserve,
       poolLimitBytes: min(poolLimitBytes, Self.poolReserve))
     chunks = try .create(maximumChunks: Self.maximumSlots / 64)
-    budget = .create(layer: layer)
+    budget = layer.budget
     let log: @Sendable (String) -> Void = { text in logger.warning("\(text)") }
     registry = TargetRegistry(
       dictionaries: layer.dictionaries, whenChanged: { _ = vs_eventfd_signal(changed) }, log: log)

@@ -85,9 +85,11 @@ extension SlotLayer {
   }
 
   /// Gives up what is beneath, and keeps the page: in another frame, since the one that the word names cannot change. false: the word is not `word` any
-  /// more, or there is no frame. The caller holds a reference.
+  /// more, or no frame is to be had. The caller holds a reference.
   func detachBeneath(_ slot: SlotNumber, _ word: SlotWord) -> Bool {
-    guard let beneath = cache.beneath(word.frame), let frame = cache.allocate() else { return false }
+    guard let beneath = cache.beneath(word.frame), budget.reserve(1) else { return false }
+    defer { budget.release(1) }
+    guard let frame = cache.allocate() else { return false }
     SharedBytes.copyIn(from: cache.bytes(word.frame), to: cache.bytes(frame), count: pageSize)
     cache.setSlot(frame, slot)
     Interleaving.point()

@@ -1,6 +1,7 @@
 import Synchronization
 
-/// Frames of the swap cache promised to evictions in flight: what leaves a target must have a place, because it cannot go back.
+/// Frames of the swap cache promised to evictions in flight: what leaves a target must have a place, because it cannot go back. So nobody
+/// takes a frame who was not promised one.
 ///
 /// A trivial handle shared by all pagers.
 struct FrameBudget: @unchecked Sendable {
@@ -14,10 +15,15 @@ struct FrameBudget: @unchecked Sendable {
   private let table: SlotTable
   private let areas: AreaTable
 
-  static func create(layer: SlotLayer) -> FrameBudget {
+  static func create(cache: SwapCache, table: SlotTable, areas: AreaTable) -> FrameBudget {
     let fields = UnsafeMutablePointer<Fields>.allocate(capacity: 1)
     fields.initialize(to: Fields())
-    return FrameBudget(fields: fields, cache: layer.cache, table: layer.table, areas: layer.areas)
+    return FrameBudget(fields: fields, cache: cache, table: table, areas: areas)
+  }
+
+  func destroy() {
+    fields.deinitialize(count: 1)
+    fields.deallocate()
   }
 
   /// Promises `pages` frames and slots, or nothing.

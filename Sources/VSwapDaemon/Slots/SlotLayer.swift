@@ -101,6 +101,8 @@ struct SlotLayer: @unchecked Sendable {
   let hashes: CopyHashes
   /// What the pages of a group have in common.
   let dictionaries: Dictionaries
+  /// Who may take how many frames.
+  let budget: FrameBudget
   private let control: Mapping
 
   // MARK: Life
@@ -129,9 +131,10 @@ struct SlotLayer: @unchecked Sendable {
       let dictionaries = try Dictionaries.create()
       made.append { dictionaries.destroy() }
       let control = try Mapping.create(name: "vswapd-slot-layer", length: pageSize)
+      let areas = AreaTable.create()
       return SlotLayer(
-        table: table, cache: cache, pool: pool, areas: .create(), order: order, incompressible: incompressible,
-        hashes: hashes, dictionaries: dictionaries, control: control)
+        table: table, cache: cache, pool: pool, areas: areas, order: order, incompressible: incompressible,
+        hashes: hashes, dictionaries: dictionaries, budget: .create(cache: cache, table: table, areas: areas), control: control)
     } catch {
       for destroy in made { destroy() }
       throw error
@@ -148,6 +151,7 @@ struct SlotLayer: @unchecked Sendable {
     incompressible.destroy()
     hashes.destroy()
     dictionaries.destroy()
+    budget.destroy()
     control.destroy()
   }
 

@@ -84,7 +84,6 @@ struct SlotTable: @unchecked Sendable {
 
   /// Makes a slot that `markFree` has been called for available.
   func pushFree(_ slot: SlotNumber) {
-    header.pointee.inUse.subtract(1, ordering: .relaxed)
     let word = SlotWord(bits: descriptor(slot).pointee.word.load(ordering: .relaxed))
     assert(word.kind == .free)
     var head = header.pointee.freeHead.load(ordering: .relaxed)
@@ -95,9 +94,11 @@ struct SlotTable: @unchecked Sendable {
       let (done, found) = header.pointee.freeHead.weakCompareExchange(
         expected: head, desired: Self.retagged(head, slot), successOrdering: .releasing,
         failureOrdering: .relaxed)
-      if done { return }
+      if done { break }
       head = found
     }
+    // Not before it can be popped: who reserves slots by this count must find them.
+    header.pointee.inUse.subtract(1, ordering: .relaxed)
   }
 
   private func popFree() -> SlotNumber? {

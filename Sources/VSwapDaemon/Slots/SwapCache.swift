@@ -134,7 +134,6 @@ struct SwapCache: @unchecked Sendable {
   func free(_ frame: UInt32) {
     record(frame).pointee.stamp.store(0, ordering: .relaxed)
     Interleaving.point()
-    header.pointee.inUse.subtract(1, ordering: .relaxed)
     var head = header.pointee.freeHead.load(ordering: .relaxed)
     while true {
       record(frame).pointee.link.store(UInt32(truncatingIfNeeded: head), ordering: .relaxed)
@@ -142,9 +141,12 @@ struct SwapCache: @unchecked Sendable {
       let (done, found) = header.pointee.freeHead.weakCompareExchange(
         expected: head, desired: Self.retagged(head, frame), successOrdering: .releasing,
         failureOrdering: .relaxed)
-      if done { return }
+      if done { break }
       head = found
     }
+    Interleaving.point()
+    // Not before it can be popped: who reserves frames by this count must find them.
+    header.pointee.inUse.subtract(1, ordering: .relaxed)
   }
 
   private func popFree() -> UInt32? {

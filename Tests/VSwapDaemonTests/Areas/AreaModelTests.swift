@@ -130,7 +130,7 @@ private final class AreaModel: @unchecked Sendable {
     layer = try SlotLayer.create(
       maximumSlots: Self.slots, cacheFrames: Self.frames, poolReserveBytes: 1 << 26,
       poolLimitBytes: 12 * CompressedPool.blockSize)
-    budget = .create(layer: layer)
+    budget = layer.budget
     writeback = try Writeback(layer: layer, budget: budget)
     var rates = FaultRates()
     if weather != .fair {

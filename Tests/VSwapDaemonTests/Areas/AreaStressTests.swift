@@ -84,7 +84,7 @@ private final class AreaStress: @unchecked Sendable {
     layer = try SlotLayer.create(
       maximumSlots: 3000, cacheFrames: 48, poolReserveBytes: 1 << 26, poolLimitBytes: 12 * CompressedPool.blockSize)
     disk = FakeDisk(seed: SeededRandom.seed, rates: FaultRates(failedWrites: 100, failedReads: 40))
-    budget = .create(layer: layer)
+    budget = layer.budget
     writeback = try Writeback(layer: layer, budget: budget)
     work = Writeback.Work(
       layer: layer, writing: FakeStorage(disk: disk, depth: 3, seed: SeededRandom.seed),

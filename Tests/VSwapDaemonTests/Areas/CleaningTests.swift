@@ -70,7 +70,7 @@ private final class CleaningBench {
 
   init(segments: Int) throws {
     layer = try SlotLayer.create(maximumSlots: 5000, cacheFrames: 8, poolReserveBytes: 1 << 26, poolLimitBytes: 1 << 26)
-    writeback = try Writeback(layer: layer, budget: .create(layer: layer))
+    writeback = try Writeback(layer: layer, budget: layer.budget)
     work = Writeback.Work(
       layer: layer, writing: FakeStorage(disk: disk, depth: 2, seed: 1), cleaning: FakeStorage(disk: disk, depth: 1, seed: 2))
     area = try layer.areas.add(bytes: segments * AreaPlace.segmentBytes, priority: 0, identity: 5)!

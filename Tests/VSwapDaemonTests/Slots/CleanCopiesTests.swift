@@ -99,6 +99,10 @@ import Testing
     defer { bench.destroy() }
     let slot = try bench.inPool(key: 5)
     #expect(bench.comeBack(slot, key: 5) && bench.evict(slot, key: 5))
+    let promised = bench.layer.freeFrames
+    #expect(bench.layer.budget.reserve(promised))
+    #expect(!bench.layer.detachBeneath(slot, bench.layer.table.word(slot)), "all frames are promised to others")
+    bench.layer.budget.release(promised)
     #expect(bench.layer.detachBeneath(slot, bench.layer.table.word(slot)))
     #expect(bench.load(slot, key: 5) == .cached && bench.layer.statistics().objects == 0 && bench.layer.cachedPages == 1)
     #expect(!bench.layer.detachBeneath(slot, bench.layer.table.word(slot)), "nothing is beneath any more")
