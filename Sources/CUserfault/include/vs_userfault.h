@@ -113,9 +113,11 @@ static inline int64_t vs_uffd_zeropage(int uffd, uint64_t start, uint64_t length
   return zero.zeropage > 0 ? zero.zeropage : -errno;
 }
 
-static inline int vs_uffd_poison(int uffd, uint64_t start, uint64_t length) {
+/// Bytes poisoned, or -errno when none was.
+static inline int64_t vs_uffd_poison(int uffd, uint64_t start, uint64_t length) {
   struct uffdio_poison poison = {.range = {start, length}};
-  return (int)vs_result(ioctl(uffd, UFFDIO_POISON, &poison));
+  if (ioctl(uffd, UFFDIO_POISON, &poison) == 0) return (int64_t)length;
+  return poison.updated > 0 ? poison.updated : -errno;
 }
 
 static inline int64_t vs_uffd_continue(int uffd, uint64_t start, uint64_t length) {

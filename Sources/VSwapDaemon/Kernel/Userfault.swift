@@ -64,10 +64,12 @@ struct Userfault: Sendable {
     Self.outcome(vs_uffd_zeropage(descriptor, address, UInt64(length)))
   }
 
-  /// Makes every access to the pages raise SIGBUS. Wakes.
-  func poison(_ address: UInt64, length: Int) {
-    _ = vs_uffd_poison(descriptor, address, UInt64(length))
+  /// Makes every access to the pages raise SIGBUS. Wakes, whatever became of it: who faults again is served again.
+  @discardableResult
+  func poison(_ address: UInt64, length: Int) -> FillOutcome {
+    let outcome = Self.outcome(vs_uffd_poison(descriptor, address, UInt64(length)))
     wake(address, length: length)
+    return outcome
   }
 
   @inline(__always)

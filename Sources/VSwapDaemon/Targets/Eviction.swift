@@ -39,7 +39,10 @@ extension TargetState {
       }
       // Out of slots or page table memory in spite of the reservation. The content has nowhere to be: SIGBUS, never zeros.
       if let slot { layer.release(slot) }
-      uffd.poison(page * UInt64(pageSize), length: pageSize)
+      switch uffd.poison(page * UInt64(pageSize), length: pageSize) {
+      case .filled, .exists, .unmapped, .gone: break
+      case .changing, .failed: isBroken = true
+      }
       counters.poisonedPage()
     }
     counters.evicted(pages: run.count)

@@ -247,7 +247,7 @@ extension TargetState {
   private mutating func emptyPages(from page: UInt64, atMost limit: Int) -> Int {
     guard limit > 1, let mapping = registered.range(containing: page) else { return 1 }
     let end = min(mapping.end, (page | 511) + 1, page + UInt64(limit))
-    return Int(table.emptyRun(around: page, from: page, below: end).end - page)
+    return max(1, Int(table.emptyRun(around: page, from: page, below: end).end - page))
   }
 
   /// The thread waits until there is room: growth is what reclaim has to keep up with, and what comes back is growth too.

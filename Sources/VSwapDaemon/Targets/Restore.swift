@@ -36,11 +36,7 @@ extension TargetState {
       let place = buffers.bounce + count * pageSize
       switch buffers.layer.load(entry, into: place, codec: buffers.codec) {
       case .lost:
-        if count > 0 { return copyBack(first, count, buffers) }
-        uffd.poison(first * UInt64(pageSize), length: pageSize)
-        counters.poisonedPage()
-        leaveSlot(first, entry, chances: 0, buffers.layer)
-        return .restored(next: first + 1, pages: 0)
+        return count > 0 ? copyBack(first, count, buffers) : poisonLost(first, entry, buffers)
       case .area:
         return count > 0 ? copyBack(first, count, buffers) : startReads(from: first, below: end, buffers)
       case .zero: place.initializeMemory(as: UInt8.self, repeating: 0, count: pageSize)
@@ -49,6 +45,20 @@ extension TargetState {
       count += 1
     }
     return copyBack(first, count, buffers)
+  }
+
+  /// The slot says that the page is lost until the page table of the target does.
+  private mutating func poisonLost(_ page: UInt64, _ slot: SlotNumber, _ buffers: FaultBuffers) -> RestoreStep {
+    switch uffd.poison(page * UInt64(pageSize), length: pageSize) {
+    case .filled:
+      counters.poisonedPage()
+      leaveSlot(page, slot, chances: 0, buffers.layer)
+    case .exists: leaveSlot(page, slot, chances: 0, buffers.layer)
+    case .unmapped: break
+    case .changing, .failed: return .changing
+    case .gone: return .gone
+    }
+    return .restored(next: page + 1, pages: 0)
   }
 
   private mutating func copyBack(_ first: UInt64, _ count: Int, _ buffers: FaultBuffers) -> RestoreStep {

@@ -53,7 +53,7 @@ struct TargetState {
   var surroundings = Surroundings()
   /// Pages that reads of a restore have brought, until it counts them.
   var restored = 0
-  /// Slots could not be shared at the fork: everything inherited is lost.
+  /// Nobody knows any more which page is where, or which one is lost: every fault raises SIGBUS.
   var isBroken = false
 
   static let waitingCapacity = 1024

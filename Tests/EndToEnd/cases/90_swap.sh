@@ -387,6 +387,19 @@ end_faulty() {
   stop_daemon
 }
 
+# A restore and the end of the session find them, too: the kernel is not to fill them with zeros afterwards.
+case_swap_faulty_restore() {
+  start_faulty
+  "$PYTHON" "$SUPPORT/flip.py" "$CASE_DIR/a" "$SEED"
+  ctl restore "$PID"
+  require_right_or_lost
+  require_counted
+  ctl detach "$PID"
+  ask verify-sigbus
+  [[ $ANSWER == "right $((FAULTY_PAGES - LOST)) lost $LOST" ]] || fail "$ANSWER after the end of the session, $LOST were lost before"
+  end_faulty
+}
+
 case_swap_faulty_flip() {
   start_faulty
   "$PYTHON" "$SUPPORT/flip.py" "$CASE_DIR/a" "$SEED"
