@@ -16,6 +16,8 @@ struct AgentLink {
   private let banks: UnsafeMutablePointer<BankState>
   private var sequence: UInt32 = 0
   private var gateHeld = false
+  /// `registered` is not 0, and since it is nobody has been seen who had not looked at it.
+  private var isAnnounced = false
 
   /// The daemon's own copy of a command: what the agent's records are checked against.
   struct BankState {
@@ -259,17 +261,20 @@ struct AgentLink {
   // MARK: - What the agent may know
 
   /// Before a registration. The shim lets calls pass without asking while nothing is registered; each side says first what it is
-  /// about to do and looks then at what the other one said (Dekker), so not both can go on. false: a call is under way.
-  func announceRegistration() -> Bool {
-    guard vswap_load(vswap_registered(ring)!) == 0 else { return true }
-    _ = vswap_exchange(vswap_registered(ring)!, 1)
-    if vswap_add(vswap_callers(ring)!, 0) == 0 { return true }
-    vswap_store(vswap_registered(ring)!, 0)
-    return false
+  /// about to do and looks then at what the other one said (Dekker), so not both can go on. false: a call is under way. It was the last to
+  /// pass without asking, or threads that relieve each other in such calls would keep the daemon from registering for ever.
+  mutating func announceRegistration() -> Bool {
+    if isAnnounced { return true }
+    if vswap_load(vswap_registered(ring)!) == 0 { _ = vswap_exchange(vswap_registered(ring)!, 1) }
+    isAnnounced = vswap_add(vswap_callers(ring)!, 0) == 0
+    return isAnnounced
   }
 
   /// Whether the shim has to ask before mremap.
-  func publish(registered: Int) { vswap_store(vswap_registered(ring)!, UInt32(clamping: registered)) }
+  mutating func publish(registered: Int) {
+    if registered == 0 { isAnnounced = false }
+    vswap_store(vswap_registered(ring)!, UInt32(clamping: registered))
+  }
 
   /// Whether the target can live on without this daemon.
   @inline(__always)

@@ -75,7 +75,7 @@ extension TargetState {
   private mutating func register(_ regions: [MappedRegion], _ index: Int, layer: SlotLayer) -> Bool {
     let region = regions[index]
     guard region.anonymous, !isPrivate(region.start, region.end), !requestGranted, !pending.isUnsettled else { return false }
-    if let link, !link.announceRegistration() { return false }
+    if link != nil && !link!.announceRegistration() { return false }
     guard case .unmapped = uffd.probe(at: probeAddress) else { return false }
     forgetUnregistered(region.start, region.end, layer: layer)
     let ceiling = Self.ceiling(regions, index)

@@ -156,10 +156,13 @@ import Testing
   @Test func registrationAndCallersExcludeEachOther() throws {
     let played = try Played()
     _ = vswap_add(vswap_callers(played.ring), 1)
-    #expect(!played.announceRegistration())
-    #expect(vswap_load(vswap_registered(played.ring)) == 0)
+    #expect(!played.announceRegistration() && !played.announceRegistration())
+    #expect(vswap_load(vswap_registered(played.ring)) == 1, "nobody else is to pass meanwhile")
     _ = vswap_add(vswap_callers(played.ring), .max)
     #expect(played.announceRegistration())
     #expect(vswap_load(vswap_registered(played.ring)) == 1)
+    played.link.publish(registered: 0)
+    _ = vswap_add(vswap_callers(played.ring), 1)
+    #expect(!played.announceRegistration(), "who came while nothing was registered did not ask")
   }
 }
