@@ -89,13 +89,22 @@ static bool enter_gate(void) {
   return true;
 }
 
-/// One MOVE under the gate. Returns the pages moved, or -errno. With ECANCELED the command is to be abandoned:
-/// an event has changed the address space since the daemon gave it.
+// 0 free, 1 held, 2 held and waited for: see Drepper, "Futexes are tricky".
+static void leave_gate(void) {
+  uint32_t *gate = &shim->ring->gate;
+  if (vswap_exchange(gate, 0) == 2) vs_futex_wake(gate, 1);
+}
+
+/// One MOVE under the gate, of what may be evicted at that moment. Returns the pages moved, or -errno. With ECANCELED the command is to
+/// be abandoned: an event has changed the address space since the daemon gave it.
 static int64_t move_piece(struct eviction *work, uint32_t run, uint64_t address, uint32_t pages) {
   int64_t moved;
   if (!enter_gate()) return -ECANCELED;
+  pages = shim_evictable(address, pages);
   if (vswap_load(&shim->ring->generation) != work->bank->generation) {
     moved = -ECANCELED;
+  } else if (pages == 0) {
+    moved = -EPERM;
   } else {
     moved = vs_uffd_move(shim->uffd, (uintptr_t)shim->staging + work->staged * SHIM_PAGE, address, pages * SHIM_PAGE);
     if (moved > 0) {
@@ -103,7 +112,7 @@ static int64_t move_piece(struct eviction *work, uint32_t run, uint64_t address,
       publish(work, run, address, (uint32_t)moved);
     }
   }
-  shim_unlock(&shim->ring->gate);
+  leave_gate();
   return moved;
 }
 
@@ -111,8 +120,8 @@ static void evict_run(struct eviction *work, uint32_t index) {
   uint64_t address = work->bank->runs[index].address;
   uint32_t left = work->bank->runs[index].pages, busy = 0, tries = 0;
   while (left > 0 && !work->abandoned && busy < BUSY_LIMIT) {
-    uint32_t pages = shim_evictable(address, left < PIECE ? left : PIECE);
-    int64_t moved = pages ? move_piece(work, index, address, pages) : -EPERM;
+    uint32_t pages = left < PIECE ? left : PIECE;
+    int64_t moved = move_piece(work, index, address, pages);
     uint32_t done = 1;
     if (moved > 0) {
       done = (uint32_t)moved;
@@ -127,7 +136,6 @@ static void evict_run(struct eviction *work, uint32_t index) {
       continue;
     } else if (moved == -EINVAL && pages > 1) {
       // The run crosses the border of a mapping that was split since: page by page.
-      pages = shim_evictable(address, 1);
       moved = move_piece(work, index, address, 1);
       if (moved <= 0) work->bank->refused_pages++;
     } else if (moved == -EBUSY && tries == 0 && unshare_page(address)) {
@@ -234,7 +242,7 @@ static void settle(bool attached) {
 
 static void *agent(void *argument) {
   (void)argument;
-  bool young = vswap_load(&shim->phase) == SHIM_YOUNG;
+  bool young = vswap_load(&shim->phase) != SHIM_STARTING;
   if (young) shim_futex_wait(&shim->family->promote, shim->family_value, YOUNG_MILLISECONDS);
   // A descriptor table of our own, made without ever copying the program's descriptors into it. Debugging keeps stderr.
   if (syscall(SYS_close_range, shim->debug ? 3u : 0u, ~0u, CLOSE_RANGE_UNSHARE) != 0) {
@@ -249,20 +257,20 @@ static void *agent(void *argument) {
   return NULL;
 }
 
-bool shim_start_agent(enum shim_phase phase) {
+bool shim_start_agent(void) {
   pthread_attr_t attributes;
   pthread_t thread;
   sigset_t all, before;
-  vswap_store(&shim->phase, phase);
   if (!shim_real_pthread_create || pthread_attr_init(&attributes) != 0) return false;
   pthread_attr_setdetachstate(&attributes, PTHREAD_CREATE_DETACHED);
   sigfillset(&all);
   bool ready = pthread_attr_setstack(&attributes, shim->stack, SHIM_STACK) == 0;
   pthread_sigmask(SIG_SETMASK, &all, &before);
   ready = ready && shim_real_pthread_create(&thread, &attributes, agent, NULL) == 0;
+  // Not earlier: pthread_create allocates, and whoever calls mremap in a young child waits for its agent.
+  vswap_replace(&shim->phase, SHIM_NEWBORN, ready ? SHIM_YOUNG : SHIM_FAILED);
   pthread_sigmask(SIG_SETMASK, &before, NULL);
   pthread_attr_destroy(&attributes);
-  if (!ready) vswap_store(&shim->phase, SHIM_FAILED);
   return ready;
 }
 

@@ -4,6 +4,7 @@
 //   mremap          a range over several mappings, one of them registered, is left half moved (6.17+) or refused; and one call
 //                   at a time, none during fork, since the kernel's events of several threads arrive in any order
 //   realloc         calls mremap inside libc, where nobody sees it; the same order for those
+//   fork            to start the child's agent after all fork handlers, since that allocates, and an allocator may have its locks until then
 //   madvise         WIPEONFORK, DONTFORK and GUARD_INSTALL change what a hole in the range means, without an event
 #include <dlfcn.h>
 #include <errno.h>
@@ -25,8 +26,22 @@
 #define SMALL_BLOCK ((size_t)64 * 1024)
 // struct pthread of glibc begins at the thread pointer and is smaller than this.
 #define THREAD_BLOCK (2 * SHIM_PAGE)
+// Beside the holder's number in `order`: somebody waits for it.
+#define ORDER_WAITED 0x80000000u
+// A thread-local variable of any other model would need more than libc: a function of the dynamic linker's.
+#define THREAD_LOCAL static __thread __attribute__((tls_model("initial-exec")))
 
 int (*shim_real_pthread_create)(pthread_t *, const pthread_attr_t *, void *(*)(void *), void *);
+static pid_t (*real_fork)(void);
+
+/// One bit for each fork of this thread that is under way, the innermost lowest: whether it began the order. A signal handler that forks
+/// leaves it as it was.
+THREAD_LOCAL uint64_t fork_orders;
+/// How often this thread is inside our fork().
+THREAD_LOCAL uint32_t forks;
+
+/// A child made by _Fork(3) or clone(2) itself never went through our fork handler: the state is its parent's, and the ring is not there.
+static bool is_ours(void) { return shim_ready() && shim->process == (uint32_t)syscall(SYS_getpid); }
 
 /// Asks the daemon to let go of a range. Between this and `end_request` it registers and evicts nothing here.
 static bool begin_request(uint32_t kind, uint64_t start, uint64_t end) {
@@ -58,18 +73,39 @@ static long plain_call(long number, const long *arguments) {
   return syscall(number, arguments[0], arguments[1], arguments[2], arguments[3], arguments[4]);
 }
 
-/// Who has it may come back: a fork handler or an allocator that calls mremap. false: the thread has the order already.
+/// The mutex of Drepper, "Futexes are tricky", whose word names the holder like that of a PI futex: so a signal handler finds out at any
+/// moment. Who has it may come back: a fork handler or an allocator that calls mremap. false: the thread has the order already.
 static bool begin_order(void) {
-  uint32_t self = (uint32_t)syscall(SYS_gettid);
-  if (vswap_load(&shim->order_owner) == self) return false;
-  shim_lock(&shim->order);
-  vswap_store(&shim->order_owner, self);
+  uint32_t self = (uint32_t)syscall(SYS_gettid), wanted = self;
+  while (!vswap_replace(&shim->order, 0, wanted)) {
+    uint32_t held = vswap_load(&shim->order);
+    if ((held & ~ORDER_WAITED) == self) return false;
+    if (held == 0 || (!(held & ORDER_WAITED) && !vswap_replace(&shim->order, held, held | ORDER_WAITED))) continue;
+    shim_futex_wait(&shim->order, held | ORDER_WAITED, -1);
+    // Others may wait still.
+    wanted = self | ORDER_WAITED;
+  }
   return true;
 }
 
 static void end_order(void) {
-  vswap_store(&shim->order_owner, 0);
-  shim_unlock(&shim->order);
+  // In a child that a signal handler forked meanwhile nobody has it, or another thread.
+  if ((vswap_load(&shim->order) & ~ORDER_WAITED) != (uint32_t)syscall(SYS_gettid)) return;
+  if (vswap_exchange(&shim->order, 0) & ORDER_WAITED) vs_futex_wake(&shim->order, 1);
+}
+
+/// While nothing is registered it is enough to be counted: the daemon registers nothing then. Returns the process that was counted in,
+/// or 0: something is registered.
+static uint32_t begin_counted(void) {
+  vswap_add(&shim->ring->callers, 1);
+  if (vswap_add(&shim->ring->registered, 0) == 0) return shim->process;
+  vswap_add(&shim->ring->callers, -1u);
+  return 0;
+}
+
+static void end_counted(uint32_t process) {
+  // A child that a signal handler forked meanwhile has another ring, or none.
+  if (process == (uint32_t)syscall(SYS_getpid)) vswap_add(&shim->ring->callers, -1u);
 }
 
 /// One system call at a time; with `kind`, with the daemon's hands off the range. Signals wait: a handler that did the same would write
@@ -92,11 +128,33 @@ static long call_ordered(uint32_t kind, uint64_t start, uint64_t length, long nu
 
 /// An mremap under way while its address space is copied could be told before or after the fork.
 void shim_before_fork(void) {
-  if (shim_ready()) begin_order();
+  bool first = is_ours() && begin_order();
+  fork_orders = fork_orders << 1 | first;
 }
 
 void shim_after_fork(void) {
-  if (shim_ready()) end_order();
+  bool first = fork_orders & 1;
+  fork_orders >>= 1;
+  if (first) end_order();
+}
+
+bool shim_after_fork_in_child(void) {
+  fork_orders >>= 1;
+  shim->order = 0;
+  return forks > 0;
+}
+
+/// Starts the child's agent, which our fork handler has left to us.
+EXPORTED pid_t fork(void) {
+  if (!real_fork) shim_find_real();
+  forks++;
+  pid_t child = real_fork();
+  forks--;
+  if (child != 0 || !is_ours() || vswap_load(&shim->phase) != SHIM_NEWBORN) return child;
+  int error = errno;
+  shim_start_agent();
+  errno = error;
+  return child;
 }
 
 /// Of libc's own realloc, and only of blocks that may be mappings of their own. Other allocators call mremap where it can be seen, and
@@ -109,30 +167,30 @@ EXPORTED void *realloc(void *block, size_t size) {
     is_libc = next == dlsym(RTLD_NEXT, "__libc_realloc");
     memcpy(&real, &next, sizeof(real));
   }
-  bool ordered = is_libc && block && size >= SMALL_BLOCK && shim_ready() && vswap_load(&shim->phase) == SHIM_ATTACHED &&
-                 shim->process == (uint32_t)syscall(SYS_getpid) && vswap_load(&shim->ring->registered) != 0;
-  if (!ordered) return real(block, size);
-  bool first = begin_order();
+  if (!is_libc || !block || size < SMALL_BLOCK || !is_ours()) return real(block, size);
+  uint32_t phase = vswap_load(&shim->phase);
+  // A young child's memory is registered, and it has no ring to be counted in.
+  if (phase != SHIM_ATTACHED && phase != SHIM_YOUNG) return real(block, size);
+  uint32_t counted = phase == SHIM_ATTACHED ? begin_counted() : 0;
+  bool first = !counted && begin_order();
   void *result = real(block, size);
+  int error = errno;
+  if (counted) end_counted(counted);
   if (first) end_order();
+  errno = error;
   return result;
 }
 
-/// The call itself, and around it whatever keeps the daemon from registering or evicting what the call is about to change. While nothing
-/// is registered it is enough to be counted: the daemon registers nothing then.
+/// The call itself, and around it whatever keeps the daemon from registering or evicting what the call is about to change.
 static long call(uint32_t kind, uint64_t start, uint64_t length, long number, const long *arguments) {
-  // A child made by clone(2) itself never went through our fork handler: nothing here is its own.
-  bool ours = shim_ready() && shim->process == (uint32_t)syscall(SYS_getpid);
+  bool ours = is_ours();
   if (ours && vswap_load(&shim->phase) == SHIM_YOUNG) shim_grow_up();
   if (!ours || vswap_load(&shim->phase) != SHIM_ATTACHED) return plain_call(number, arguments);
-  vswap_add(&shim->ring->callers, 1);
-  if (vswap_add(&shim->ring->registered, 0) != 0) {
-    vswap_add(&shim->ring->callers, -1u);
-    return call_ordered(kind, start, length, number, arguments);
-  }
+  uint32_t counted = begin_counted();
+  if (!counted) return call_ordered(kind, start, length, number, arguments);
   long result = plain_call(number, arguments);
   int error = errno;
-  vswap_add(&shim->ring->callers, -1u);
+  end_counted(counted);
   errno = error;
   return result;
 }
@@ -155,7 +213,7 @@ EXPORTED void *mremap(void *address, size_t old_length, size_t length, int flags
 /// that were written again, and would never evict them.
 static int free_pages(void *address, size_t length) {
   int result = (int)syscall(SYS_madvise, address, length, MADV_FREE);
-  bool served = shim_ready() && vswap_load(&shim->phase) == SHIM_ATTACHED && vswap_load(&shim->ring->registered) != 0;
+  bool served = is_ours() && vswap_load(&shim->phase) == SHIM_ATTACHED && vswap_load(&shim->ring->registered) != 0;
   if (result == 0 && served) return (int)syscall(SYS_madvise, address, length, MADV_DONTNEED);
   return result;
 }
@@ -166,6 +224,12 @@ EXPORTED int madvise(void *address, size_t length, int advice) {
   bool silent = advice == MADV_WIPEONFORK || advice == MADV_DONTFORK || advice == MADV_GUARD_INSTALL;
   if (!silent || length == 0) return (int)syscall(SYS_madvise, arguments[0], arguments[1], arguments[2]);
   return (int)call(VSWAP_RELEASE_RANGE, (uintptr_t)address, length, SYS_madvise, arguments);
+}
+
+void shim_find_real(void) {
+  void *create = dlsym(RTLD_NEXT, "pthread_create"), *next_fork = dlsym(RTLD_NEXT, "fork");
+  memcpy(&shim_real_pthread_create, &create, sizeof(create));
+  memcpy(&real_fork, &next_fork, sizeof(next_fork));
 }
 
 static void free_entry(struct shim_thread *entry) {
@@ -253,10 +317,7 @@ static void *run_thread(void *argument) {
 }
 
 EXPORTED int pthread_create(pthread_t *thread, const pthread_attr_t *attributes, void *(*start)(void *), void *argument) {
-  if (!shim_real_pthread_create) {
-    void *symbol = dlsym(RTLD_NEXT, "pthread_create");
-    memcpy(&shim_real_pthread_create, &symbol, sizeof(symbol));
-  }
+  if (!shim_real_pthread_create) shim_find_real();
   if (!shim_ready() || vswap_load(&shim->phase) == SHIM_FAILED)
     return shim_real_pthread_create(thread, attributes, start, argument);
   size_t size = 0;

@@ -30,15 +30,6 @@ int shim_madvise(void *address, size_t length, int advice) {
 void shim_futex_wait(uint32_t *word, uint32_t expected, int milliseconds) { vs_futex_wait(word, expected, milliseconds); }
 void shim_futex_wake(uint32_t *word) { vs_futex_wake(word, INT32_MAX); }
 
-// The mutex of Drepper, "Futexes are tricky": 0 free, 1 held, 2 held and waited for.
-void shim_lock(uint32_t *word) {
-  if (vswap_replace(word, 0, 1)) return;
-  while (vswap_exchange(word, 2) != 0) vs_futex_wait(word, 2, -1);
-}
-void shim_unlock(uint32_t *word) {
-  if (vswap_exchange(word, 0) == 2) vs_futex_wake(word, 1);
-}
-
 static uint8_t *map_between_guards(size_t length) {
   uint8_t *base = mmap(NULL, length + 2 * SHIM_PAGE, PROT_NONE, MAP_PRIVATE | MAP_ANONYMOUS | MAP_NORESERVE, -1, 0);
   if (base == MAP_FAILED) return NULL;
@@ -185,11 +176,9 @@ static void find_libraries(void) {
 }
 
 static void in_child(void) {
-  if (!shim_ready()) return;
-  shim->order_owner = 0;
-  shim->order = 0;
+  bool wrapped = shim_after_fork_in_child();
   uint32_t phase = vswap_load(&shim->phase);
-  if (phase != SHIM_ATTACHED && phase != SHIM_YOUNG) return;
+  if (phase != SHIM_ATTACHED && phase != SHIM_YOUNG && phase != SHIM_NEWBORN) return;
   // The agent, the ring and the staging area stayed behind with the parent.
   shim->process = (uint32_t)getpid();
   shim->ring = NULL;
@@ -198,26 +187,24 @@ static void in_child(void) {
   shim->family_value = vswap_load(&shim->family->promote);
   uint32_t place = vswap_add(&shim->family->next, 1) - 1;
   shim->family->children[place % 64] = (uint32_t)getpid();
-  shim_start_agent(SHIM_YOUNG);
-}
-
-static void find_pthread_create(void) {
-  void *symbol = dlsym(RTLD_NEXT, "pthread_create");
-  memcpy(&shim_real_pthread_create, &symbol, sizeof(symbol));
+  vswap_store(&shim->phase, SHIM_NEWBORN);
+  // Forks inside libc, as of daemon(3), have no later moment.
+  if (!wrapped) shim_start_agent();
 }
 
 __attribute__((constructor)) static void enter(void) {
   int error = errno;
-  if (!shim_real_pthread_create) find_pthread_create();
+  if (!shim_real_pthread_create) shim_find_real();
   if (!map_private()) return;
   shim->process = (uint32_t)getpid();
   find_libraries();
   const char *wrong = read_environment();
   struct shim_thread *entry = shim_new_thread_entry();
   if (entry) shim_protect_thread(entry, MAIN_TLS);
+  vswap_store(&shim->phase, SHIM_STARTING);
   if (wrong) {
     give_up(wrong);
-  } else if (pthread_atfork(shim_before_fork, shim_after_fork, in_child) != 0 || !shim_start_agent(SHIM_STARTING)) {
+  } else if (pthread_atfork(shim_before_fork, shim_after_fork, in_child) != 0 || !shim_start_agent()) {
     give_up("starting the agent's thread failed");
   } else {
     while (vswap_load(&shim->phase) == SHIM_STARTING) shim_futex_wait(&shim->phase, SHIM_STARTING, -1);

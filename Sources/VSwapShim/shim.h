@@ -29,6 +29,7 @@ enum shim_phase {
   SHIM_ATTACHED = 2,
   SHIM_YOUNG = 3,  // forked from an attached process, agent asleep, served by the daemon
   SHIM_FAILED = 4,
+  SHIM_NEWBORN = 5,  // the same without an agent yet: calls go straight to the kernel, since nobody could be waited for
 };
 
 /// Stack, static TLS and thread control block of a thread: must stay resident, since the kernel writes into
@@ -44,8 +45,7 @@ struct shim_thread {
 struct shim {
   uint32_t process;       // whose state this is
   uint32_t phase;         // enum shim_phase, futex
-  uint32_t order;         // mremap and fork, one after the other: 0, 1 held, 2 held and waited for
-  uint32_t order_owner;   // the thread that has it, or 0
+  uint32_t order;         // mremap and fork, one after the other: 0, or the thread that has it and a bit if others wait
   uint32_t thread_slots;  // entries of `threads` ever used
   uint32_t sweep;         // next entry of `threads` to look at
   uint32_t published;     // pages handed to the daemon, ever
@@ -78,15 +78,13 @@ static inline bool shim_ready(void) { return shim != (struct shim *)1; }
 int shim_madvise(void *address, size_t length, int advice);
 void shim_futex_wait(uint32_t *word, uint32_t expected, int milliseconds);
 void shim_futex_wake(uint32_t *word);
-void shim_lock(uint32_t *word);
-void shim_unlock(uint32_t *word);
 
 /// Maps staging and outbox. Returns whether it could.
 bool shim_map_staging(void);
 /// Speaks with the daemon from the agent's thread. Returns whether the process is attached; `shim->failure` says why not.
 bool shim_attach(enum vswap_kind kind, uint64_t token);
-/// Starts the agent's thread with all signals blocked.
-bool shim_start_agent(enum shim_phase phase);
+/// Starts the agent's thread with all signals blocked, of a new target or of a newborn child.
+bool shim_start_agent(void);
 /// Serves the ring until the daemon says leave or goes away.
 void shim_serve(void);
 /// Wakes the agent of a young child and waits until it has attached.
@@ -95,6 +93,8 @@ void shim_grow_up(void);
 /// Fork handlers.
 void shim_before_fork(void);
 void shim_after_fork(void);
+/// Part of the child's. Returns whether our fork() will start the agent, once every other handler has run.
+bool shim_after_fork_in_child(void);
 
 /// Length in pages of the prefix of [address, address + pages) that may be evicted; 0: the first page may not.
 uint32_t shim_evictable(uint64_t address, uint32_t pages);
@@ -106,6 +106,8 @@ struct shim_thread *shim_new_thread_entry(void);
 void shim_forget_dead_threads(void);
 /// In a forked child: only the calling thread is left.
 void shim_keep_only_this_thread(void);
+/// Looks up the functions that ours stand in for.
+void shim_find_real(void);
 extern int (*shim_real_pthread_create)(pthread_t *, const pthread_attr_t *, void *(*)(void *), void *);
 
 #endif

@@ -61,6 +61,20 @@ case_model_growup() {
   limited 16M "$PROGRAMS/growup" --children 3000 --seed $((SEED + 500))
 }
 
+# Children of a program whose allocator is locked during the fork handlers, and children that no handler ran for.
+seconds_model_forkheap=200
+case_model_forkheap() {
+  limited 12M "$PROGRAMS/forkheap" --children 300 --seed $((SEED + 600))
+  require_swapping
+}
+
+# A signal handler needs what the call that it interrupts is just taking.
+seconds_model_interrupts=60
+case_model_interrupts() {
+  limited 12M "$PROGRAMS/interrupts" --seconds 5
+  require_swapping
+}
+
 seconds_model_mremap=200
 case_model_mremap() {
   limited 16M "$PROGRAMS/model" --seed $((SEED + 400)) --size 64 --steps 6000 --threads 1 \
