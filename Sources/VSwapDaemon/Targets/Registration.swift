@@ -127,7 +127,7 @@ extension TargetState {
     publishSwapped()
   }
 
-  func publishToAgent() {
+  mutating func publishToAgent() {
     link?.publish(registered: registered.count)
   }
 }
