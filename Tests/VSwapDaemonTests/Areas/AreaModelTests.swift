@@ -558,9 +558,14 @@ extension AreaModel: PageSink {
       // Some targets are stopped; and the program may have given the page up, or shared it.
       if sinkMood == 2 && item.slot % 3 == 0 { continue }
       guard let page = pages[item.slot], page.references == 1 else { continue }
-      if page.target != batch.target || page.virtualPage != item.page { complaint = "slot \(item.slot) went to the wrong target" }
+      // Like any target: what a read of its own failed to bring meanwhile was lost.
+      guard layer.table.isStill(item.slot, item.word) else { continue }
       memcpy(sinkPage.bytes, batch.content + index * pageSize, pageSize)
-      if page.isLost || !sinkPage.holds(key: page.key, scratch: sinkScratch) {
+      if page.target != batch.target || page.virtualPage != item.page {
+        complaint = "slot \(item.slot) went to the wrong target"
+      } else if page.isLost {
+        complaint = "slot \(item.slot) was lost, and went to its target"
+      } else if !sinkPage.holds(key: page.key, scratch: sinkScratch) {
         complaint = "slot \(item.slot) is wrong, by swapoff"
       }
       pages[item.slot] = nil
@@ -574,9 +579,13 @@ extension AreaModel: PageSink {
     defer { lock.unlock() }
     let slot = batch.items[0].slot
     if !batch.isShared || batch.items.count != 1 { complaint = "no batch for all" }
-    guard sinkMood != 2, let page = pages[slot] else { return }
+    guard sinkMood != 2, let page = pages[slot], layer.table.isStill(slot, batch.items[0].word) else { return }
     memcpy(sinkPage.bytes, batch.content, pageSize)
-    if page.isLost || !sinkPage.holds(key: page.key, scratch: sinkScratch) { complaint = "slot \(slot) is wrong, for all" }
+    if page.isLost {
+      complaint = "slot \(slot) was lost, and went to all"
+    } else if !sinkPage.holds(key: page.key, scratch: sinkScratch) {
+      complaint = "slot \(slot) is wrong, for all"
+    }
     // Those that are stopped keep it.
     let count = slot % 5 == 0 ? 1 : page.references
     for _ in 0..<count { layer.release(slot) }
