@@ -76,16 +76,21 @@ static long plain_call(long number, const long *arguments) {
 /// The mutex of Drepper, "Futexes are tricky", whose word names the holder like that of a PI futex: so a signal handler finds out at any
 /// moment. Who has it may come back: a fork handler or an allocator that calls mremap. false: the thread has the order already.
 static bool begin_order(void) {
-  uint32_t self = (uint32_t)syscall(SYS_gettid), wanted = self;
-  while (!vswap_replace(&shim->order, 0, wanted)) {
-    uint32_t held = vswap_load(&shim->order);
+  uint32_t waited = 0;
+  for (;;) {
+    uint32_t self = (uint32_t)syscall(SYS_gettid), held = vswap_load(&shim->order);
     if ((held & ~ORDER_WAITED) == self) return false;
-    if (held == 0 || (!(held & ORDER_WAITED) && !vswap_replace(&shim->order, held, held | ORDER_WAITED))) continue;
-    shim_futex_wait(&shim->order, held | ORDER_WAITED, -1);
-    // Others may wait still.
-    wanted = self | ORDER_WAITED;
+    if (held == 0) {
+      if (!vswap_replace(&shim->order, 0, self | waited)) continue;
+      if ((uint32_t)syscall(SYS_gettid) == self) return true;
+      // This is a child that a signal handler forked meanwhile, with another number.
+      vswap_store(&shim->order, 0);
+    } else if (held & ORDER_WAITED || vswap_replace(&shim->order, held, held | ORDER_WAITED)) {
+      shim_futex_wait(&shim->order, held | ORDER_WAITED, -1);
+      // Others may wait still.
+      waited = ORDER_WAITED;
+    }
   }
-  return true;
 }
 
 static void end_order(void) {

@@ -27,6 +27,7 @@ final class LimitKeeper: @unchecked Sendable {
     var sharedMeasuredAt: UInt64 = 0
     var unreclaimableUntil: UInt64 = 0
     var vain: [UInt32: Vain] = [:]
+    var judgedAt: UInt64 = 0
     var tuner: LimitTuner?
   }
 
@@ -225,13 +226,18 @@ final class LimitKeeper: @unchecked Sendable {
       if !budget.reserve(AgentLink.bankPages) { return true }
       budget.release(AgentLink.bankPages)
     }
+    // Somebody who did not look does not know what the targets did.
+    if now - memory.judgedAt > Self.patience / 2 { memory.vain = [:] }
+    memory.judgedAt = now
+    // Without frames nobody is idle: it is the compression or the disk that is late.
+    let hasFrames = budget.hasFrames(AgentLink.bankPages)
     var all = true
     for target in targets {
       let swept = target.counters.sweptInVain
       let evictions = target.counters.evictions
       var last = memory.vain[target.id] ?? Vain(swept: swept, evictions: evictions, idleSince: now)
       if evictions != last.evictions { last = Vain(swept: swept, evictions: evictions, idleSince: now) }
-      if swept != last.swept || target.counters.wanted == 0 { last.idleSince = now }
+      if swept != last.swept || target.counters.wanted == 0 || !hasFrames { last.idleSince = now }
       memory.vain[target.id] = last
       if swept == last.swept && now - last.idleSince < Self.patience { all = false }
     }

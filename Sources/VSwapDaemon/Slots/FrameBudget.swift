@@ -34,6 +34,9 @@ struct FrameBudget: @unchecked Sendable {
     return false
   }
 
+  /// Whether so many frames hold no page, promised or not.
+  func hasFrames(_ pages: Int) -> Bool { cache.freeFrames >= pages }
+
   func release(_ pages: Int) {
     fields.pointee.reserved.wrappingSubtract(pages, ordering: .acquiringAndReleasing)
   }

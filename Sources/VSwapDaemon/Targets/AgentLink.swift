@@ -18,6 +18,8 @@ struct AgentLink {
   private var gateHeld = false
   /// `registered` is not 0, and since it is nobody has been seen who had not looked at it.
   private var isAnnounced = false
+  /// Somebody had not looked yet when a registration was announced last.
+  private var isAnnouncing = false
 
   /// The daemon's own copy of a command: what the agent's records are checked against.
   struct BankState {
@@ -267,13 +269,14 @@ struct AgentLink {
     if isAnnounced { return true }
     if vswap_load(vswap_registered(ring)!) == 0 { _ = vswap_exchange(vswap_registered(ring)!, 1) }
     isAnnounced = vswap_add(vswap_callers(ring)!, 0) == 0
+    isAnnouncing = !isAnnounced
     return isAnnounced
   }
 
   /// Whether the shim has to ask before mremap.
   mutating func publish(registered: Int) {
     if registered == 0 { isAnnounced = false }
-    vswap_store(vswap_registered(ring)!, UInt32(clamping: registered))
+    vswap_store(vswap_registered(ring)!, UInt32(clamping: max(registered, isAnnouncing ? 1 : 0)))
   }
 
   /// Whether the target can live on without this daemon.
