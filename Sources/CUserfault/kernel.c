@@ -252,9 +252,22 @@ int vs_set_cpu(int cpu) {
   return result_of(sched_setaffinity(0, sizeof(set), &set));
 }
 
-int vs_idle_thread(void) {
-  struct sched_param none = {0};
-  return result_of(sched_setscheduler(0, SCHED_IDLE, &none));
+// struct sched_attr as of Linux 3.14; glibc declares it from 2.41 on.
+struct attributes {
+  uint32_t size, policy;
+  uint64_t flags;
+  int32_t nice;
+  uint32_t priority;
+  uint64_t runtime, deadline, period;
+};
+
+/// Nanoseconds; the kernel knows none that is shorter.
+static const uint64_t shortest_slice = 100000;
+
+int vs_humble_thread(void) {
+  struct attributes attributes = {.size = sizeof(attributes), .policy = SCHED_OTHER, .nice = 19, .runtime = shortest_slice};
+  if (syscall(SYS_sched_setattr, 0, &attributes, 0) == 0) return 0;
+  return result_of(setpriority(PRIO_PROCESS, 0, 19));
 }
 
 int vs_is_guest(void) {
@@ -362,24 +375,22 @@ uint64_t vs_monotonic_ns(void) {
   return (uint64_t)time.tv_sec * 1000000000ull + (uint64_t)time.tv_nsec;
 }
 
-int vs_make_real_time(void) {
+int vs_make_real_time(pid_t thread) {
+  // Without SCHED_RESET_ON_FORK: who may only ask for a real-time priority (RLIMIT_RTPRIO) could not give that up again.
   struct sched_param parameter = {.sched_priority = 1};
-  return result_of(sched_setscheduler(0, SCHED_RR | SCHED_RESET_ON_FORK, &parameter));
+  return result_of(sched_setscheduler(thread, SCHED_RR, &parameter));
 }
 
-// struct sched_attr as of Linux 3.14; glibc declares it from 2.41 on.
-struct attributes {
-  uint32_t size, policy;
-  uint64_t flags;
-  int32_t nice;
-  uint32_t priority;
-  uint64_t runtime, deadline, period;
-};
+int vs_end_real_time(void) {
+  // The kernel has kept the nice value, and the slice that was asked for.
+  struct sched_param none = {0};
+  return result_of(sched_setscheduler(0, SCHED_OTHER, &none));
+}
 
 int vs_favour_thread(pid_t thread) {
   // Since Linux 6.12 a thread may ask for a shorter slice, and then gets the CPU from a thread with a longer one at once; nice alone lets
   // that run to the end of its own. Before, the runtime is ignored.
-  struct attributes attributes = {.size = sizeof(attributes), .policy = SCHED_OTHER, .nice = -19, .runtime = 100000};
+  struct attributes attributes = {.size = sizeof(attributes), .policy = SCHED_OTHER, .nice = -19, .runtime = shortest_slice};
   if (syscall(SYS_sched_setattr, thread, &attributes, 0) == 0) return 0;
   if (thread == 0) thread = (pid_t)syscall(SYS_gettid);
   return result_of(setpriority(PRIO_PROCESS, (id_t)thread, -19));

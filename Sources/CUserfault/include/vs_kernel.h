@@ -61,8 +61,9 @@ int vs_cpu_of_thread(pid_t thread);
 uint64_t vs_growth_of_mremap(pid_t thread);
 /// Pins the calling thread.
 int vs_set_cpu(int cpu);
-/// The calling thread runs only where nobody else wants to. 0, or -errno.
-int vs_idle_thread(void);
+/// The calling thread gets the least share of a CPU that others want, in the shortest slices. It is an ordinary thread all the same: a CPU that runs it is
+/// no idle one to the scheduler, as it would be with SCHED_IDLE. 0, or -errno.
+int vs_humble_thread(void);
 /// Whether this is a virtual machine; 0 where the processor does not say.
 int vs_is_guest(void);
 /// Keeps the calling thread on every CPU whose number leaves `share` when divided by `shares`. 0 or -errno.
@@ -87,8 +88,10 @@ int vs_signal_descriptor(void);
 /// Next signal number from the signalfd, or -errno.
 int vs_next_signal(int fd);
 uint64_t vs_monotonic_ns(void);
-/// Makes the calling thread a real-time thread of the lowest priority, where the process may ask for it. 0 or -errno.
-int vs_make_real_time(void);
+/// Makes a thread of this process (0: the calling one) a real-time thread of the lowest priority, where the process may ask for it. 0 or -errno.
+int vs_make_real_time(pid_t thread);
+/// Makes the calling thread an ordinary one again, as nice as it was before. 0 or -errno.
+int vs_end_real_time(void);
 /// Lets a thread (0: the calling one) wake up ahead of threads that compute, where the process may ask for it. 0 or -errno.
 int vs_favour_thread(pid_t thread);
 /// Whether `thread` is one of `process`.

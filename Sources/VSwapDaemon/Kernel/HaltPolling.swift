@@ -5,12 +5,13 @@ import Synchronization
 /// Keeps CPUs of a small virtual machine from halting between faults that follow each other quickly.
 ///
 /// A fault takes two wake-ups, and waking a CPU that has halted costs 25 us or more in a guest, longer than all the rest. The scheduler sends a
-/// thread that is woken to an idle CPU; so a thread of the lowest class (SCHED_IDLE) spins for some microseconds more on those CPUs where the
-/// pager is not: they do not halt, and count as used, so that pager and program come to share a CPU. Guest kernels do something like it themselves
-/// where their host has not turned it off (Documentation/virt/guest-halt-polling.rst).
+/// thread that is woken to an idle CPU; so a thread spins for some microseconds more on those CPUs where the pager is not: they do not halt, and count
+/// as used, so that pager and program come to share a CPU. Guest kernels do something like it themselves where their host has not turned it off
+/// (Documentation/virt/guest-halt-polling.rst).
 ///
-/// Within a scheduler group everybody else goes before such a thread at once. Others need not: so wherever somebody is found to have run in between
-/// the CPU is left alone for a while.
+/// It is an ordinary thread of the least weight, not one of SCHED_IDLE: the scheduler takes a CPU with nothing but such threads for an idle one
+/// (`sched_idle_cpu`), which it sends threads to and pulls threads to. It offers the CPU every two microseconds or so, and where somebody is found to
+/// have taken it for long the CPU is left alone for a while.
 ///
 /// A trivial handle; any thread may call.
 struct HaltPolling: @unchecked Sendable {
@@ -28,8 +29,9 @@ struct HaltPolling: @unchecked Sendable {
 
   /// With more CPUs nobody knows where a thread will be woken.
   private static let mostCPUs = 4
-  /// Nanoseconds without a turn: somebody else had the CPU. An interrupt takes less, also the timer's, which can take 40 us in a guest.
-  private static let interruption: UInt64 = 50_000
+  /// Nanoseconds without a turn: somebody else has use for the CPU. Interrupts take less, also the timer's, which can take 40 us in a guest, and so do
+  /// threads that run for a moment only. To let the CPU halt for them would draw pager and program apart.
+  private static let interruption: UInt64 = 500_000
   /// Nanoseconds for which a CPU that others use is left alone.
   private static let rest: UInt64 = 1_000_000
 
@@ -61,7 +63,7 @@ struct HaltPolling: @unchecked Sendable {
     for cpu in 0..<count { try? Thread.start("vswap-halt-\(cpu)") { [self] in run(cpu) } }
   }
 
-  /// No CPU but `here` (-1: none at all) halts from `now` until `until`, in monotonic nanoseconds.
+  /// No CPU but `here` halts from `now` until `until`, in monotonic nanoseconds.
   func keepAwake(except here: Int32, from now: UInt64, until: UInt64) {
     for cpu in 0..<count where cpu != Int(here) && places[cpu].restsUntil.load(ordering: .relaxed) <= now {
       places[cpu].until.store(until, ordering: .sequentiallyConsistent)
@@ -77,7 +79,7 @@ struct HaltPolling: @unchecked Sendable {
 
   private func run(_ cpu: Int) {
     // With a share like the programs' it would be in the way.
-    guard vs_idle_thread() == 0, vs_set_cpu(Int32(cpu)) == 0 else { return }
+    guard vs_humble_thread() == 0, vs_set_cpu(Int32(cpu)) == 0 else { return }
     while vs_semaphore_take(places[cpu].bell) == 0 {
       // A CPU that went away had let go of the thread.
       if vs_current_cpu() != Int32(cpu) && vs_set_cpu(Int32(cpu)) != 0 { return }
@@ -94,6 +96,7 @@ struct HaltPolling: @unchecked Sendable {
     var last = vs_monotonic_ns()
     while last < places[cpu].until.load(ordering: .relaxed) {
       for _ in 0..<32 { vs_pause() }
+      sched_yield()
       let now = vs_monotonic_ns()
       if now - last > Self.interruption {
         places[cpu].restsUntil.store(now + Self.rest, ordering: .relaxed)

@@ -44,22 +44,22 @@ final class LimitKeeper: @unchecked Sendable {
   /// Fastest growth that is reckoned with, in pages per millisecond: 4 GiB/s.
   private static let fastestGrowth = 1024
 
-  init(registry: TargetRegistry, budget: FrameBudget) throws(KernelError) {
+  /// `bell` is an eventfd, rung when targets come or go.
+  init(registry: TargetRegistry, budget: FrameBudget, bell: Int32) {
     self.registry = registry
     self.budget = budget
-    bell = vs_eventfd()
-    guard bell >= 0 else { throw KernelError(call: "eventfd", code: -bell) }
+    self.bell = bell
   }
 
   func start() throws(KernelError) {
     try Thread.start("vswap-keeper") { [self] in
       // What this thread does is short, and late it is worthless. Without the right to it the limit holds less tightly.
-      if vs_make_real_time() != 0 { _ = vs_favour_thread(0) }
+      if vs_make_real_time(0) != 0 { _ = vs_favour_thread(0) }
       run()
     }
   }
 
-  /// A target came or went, or a limit changed.
+  /// A limit changed.
   func nudge() { _ = vs_eventfd_signal(bell) }
 
   private func run() {
@@ -183,11 +183,16 @@ final class LimitKeeper: @unchecked Sendable {
     return surplus
   }
 
-  /// Mappings that are not registered can grow unseen: from now on first touches come to the pager.
+  /// Mappings that are not registered can grow unseen: from now on first touches come to the pager. One that has not even begun since the last look
+  /// does not get a CPU: nice values count within an autogroup or a control group only, and the others get as much as it and the target together.
   private func watchGrowth(_ targets: [Target]) {
-    for target in targets where !target.counters.unregisteredGrowth {
-      target.counters.unregisteredGrowth = true
-      target.pager?.nudge()
+    for target in targets {
+      if target.counters.unregisteredGrowth {
+        target.pager?.hurry()
+      } else {
+        target.counters.unregisteredGrowth = true
+        target.pager?.nudge()
+      }
     }
   }
 

@@ -37,6 +37,8 @@ public final class Daemon: @unchecked Sendable {
     let changed = vs_eventfd()
     guard changed >= 0 else { throw KernelError(call: "eventfd", code: -changed) }
     self.changed = changed
+    let keeperBell = vs_eventfd()
+    guard keeperBell >= 0 else { throw KernelError(call: "eventfd", code: -keeperBell) }
     layer = try .create(
       maximumSlots: Self.maximumSlots, cacheFrames: Self.cacheFrames, poolReserveBytes: Self.poolReserve,
       poolLimitBytes: min(poolLimitBytes, Self.poolReserve))
@@ -44,10 +46,15 @@ public final class Daemon: @unchecked Sendable {
     budget = layer.budget
     let log: @Sendable (String) -> Void = { text in logger.warning("\(text)") }
     registry = TargetRegistry(
-      dictionaries: layer.dictionaries, whenChanged: { _ = vs_eventfd_signal(changed) }, log: log)
+      dictionaries: layer.dictionaries,
+      whenChanged: {
+        // The keeper has to know of a target before that grows; this process's main thread may have to wait for a CPU.
+        _ = vs_eventfd_signal(keeperBell)
+        _ = vs_eventfd_signal(changed)
+      }, log: log)
     compressor = try Compressor(layer: layer, budget: budget, keep: Self.keptFrames)
     unpackers = try .create(workers: min(4, sysconf(Int32(_SC_NPROCESSORS_ONLN))), layer: layer)
-    keeper = try LimitKeeper(registry: registry, budget: budget)
+    keeper = LimitKeeper(registry: registry, budget: budget, bell: keeperBell)
     writeback = try Writeback(layer: layer, budget: budget)
     areas = SwapAreas(
       layer: layer, files: .create(), writeback: writeback, sink: TargetSink(registry: registry), log: log)
@@ -156,10 +163,7 @@ public final class Daemon: @unchecked Sendable {
       }
       isIdle = false
       if polled[0].revents != 0, vs_next_signal(signals) > 0, dissolve() { return }
-      if polled[1].revents != 0 {
-        vs_eventfd_clear(changed)
-        keeper.nudge()
-      }
+      if polled[1].revents != 0 { vs_eventfd_clear(changed) }
       if polled[2].revents != 0 {
         orphaned = true
         polled[2].fd = -1

@@ -101,27 +101,6 @@ struct PageTable: @unchecked Sendable {
     return chunk == 0 ? 0 : arena.entries(chunk)[Int(vpn & Self.chunkMask)]
   }
 
-  /// How many of the 16 pages around `vpn`, aligned, were asked for lately and are resident.
-  func demand(around vpn: UInt64) -> Int {
-    let chunk = find(vpn >> Self.chunkShift)
-    guard chunk != 0 else { return 0 }
-    // One cache line.
-    let entries = arena.entries(chunk) + Int(vpn & Self.chunkMask & ~15)
-    var count = 0
-    for offset in 0..<16 where PageTableEntry.isAskedFor(entries[offset]) { count += 1 }
-    return count
-  }
-
-  /// How many of the 16 pages around `vpn`, aligned, are in slots.
-  func slots(around vpn: UInt64) -> Int {
-    let chunk = find(vpn >> Self.chunkShift)
-    guard chunk != 0 else { return 0 }
-    let entries = arena.entries(chunk) + Int(vpn & Self.chunkMask & ~15)
-    var count = 0
-    for offset in 0..<16 where PageTableEntry.isSlot(entries[offset]) { count += 1 }
-    return count
-  }
-
   /// Changes the entry of a page; retains and releases nothing. false: there is no chunk left for it.
   mutating func set(_ vpn: UInt64, _ entry: UInt32) -> Bool {
     let number = vpn >> Self.chunkShift

@@ -4,15 +4,13 @@
 /// |---------------|------------------------------------------------------------------------------------|
 /// | 0             | nothing: never evicted, or zero-filled, or resident and not worth a note            |
 /// | 1 ..< 2^31    | the slot that holds the page                                                       |
-/// | bit 31 set    | the page is resident; bits 0-1: times the reclaimer still passes over it ("hot"); bit 2: it came  |
-/// |               | back because it was asked for, and the reclaimer has not passed over it since; bits 3-30: the slot   |
-/// |               | that still holds what the page was when it came back (`CleanCopies`), 0 for none, below 2^28         |
+/// | bit 31 set    | the page is resident; bits 0-1: times the reclaimer still passes over it ("hot"); bits 3-30: the  |
+/// |               | slot that still holds what the page was when it came back (`CleanCopies`), 0 for none, below 2^28  |
 enum PageTableEntry {
   /// Nothing is known of the page.
   static let none: UInt32 = 0
   /// Set when the page is resident.
   static let residentFlag: UInt32 = 1 << 31
-  private static let askedFlag: UInt32 = 1 << 2
   /// Second chances a page can have at most.
   static let maximumChances: UInt32 = 3
 
@@ -20,12 +18,6 @@ enum PageTableEntry {
   static func resident(chances: UInt32) -> UInt32 {
     residentFlag | min(chances, maximumChances)
   }
-
-  /// A page that was faulted in, not brought along with another.
-  static func askedFor(chances: UInt32) -> UInt32 { resident(chances: chances) | askedFlag }
-
-  /// Whether it was faulted in lately.
-  static func isAskedFor(_ entry: UInt32) -> Bool { isResident(entry) && entry & askedFlag != 0 }
 
   /// Whether the entry is a slot number.
   static func isSlot(_ entry: UInt32) -> Bool { entry != none && entry < residentFlag }
@@ -45,7 +37,7 @@ enum PageTableEntry {
   /// The slot that a resident page came from and still has; `none` for none.
   static func copy(_ entry: UInt32) -> SlotNumber { isResident(entry) ? (entry & copyMask) >> copyShift : none }
 
-  /// A resident page's entry after the reclaimer has passed over it: a chance less, and not lately asked for.
+  /// A resident page's entry after the reclaimer has passed over it: a chance less.
   static func passedOver(_ entry: UInt32) -> UInt32 {
     residentFlag | entry & copyMask | (chances(entry) - 1)
   }

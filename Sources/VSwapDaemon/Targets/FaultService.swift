@@ -76,26 +76,15 @@ extension TargetState {
   private mutating func bringIn(
     _ fault: Fault, _ page: UInt64, fromCache: Bool, _ buffers: FaultBuffers
   ) -> ServiceOutcome {
-    var (ahead, behind, stride) = foresee(page)
-    let isAround = ahead + behind == 1 && stride == nil && isInDemand(page)
-    let around = isAround ? surroundings.pages() : 0
-    if isAround { ahead = min(around, 16 - Int(page & 15)) }
+    let (ahead, behind, stride) = foresee(page)
     let count = ahead > 1 ? loadAhead(page, min(ahead, roomAhead), buffers) : 1
-    if isAround { behind = min(around - count, Int(page & 15)) }
     let outcome = copyIn(fault.address, buffers.bounce, count)
     let result = faultedIn(fault, page, outcome, buffers.bounce, fromCache: fromCache, buffers)
     guard case .filled = outcome else { return result }
     if behind > 0 { bringBehind(page, min(behind, roomAhead), buffers) }
-    if around > 1 { surroundings.brought(around: page, left: table.slots(around: page), swapped: table.slotCount) }
     if count >= ReadStreams.proven { buffers.ahead.pointee.follow(streams.end, of: token, table) }
     if let stride { bringStride(stride, buffers) }
     return result
-  }
-
-  /// While there is room for all that is out: when a quarter of the 16 pages around are asked for one by one, the others will be.
-  @inline(__always)
-  private func isInDemand(_ page: UInt64) -> Bool {
-    account.room >= account.swapped && table.demand(around: page) >= 3
   }
 
   /// Maps pages below one that was just mapped: nobody waits for them.
@@ -159,8 +148,8 @@ extension TargetState {
       // not push the working set out.
       // What is about to be written has no use for a clean copy.
       leaveSlot(
-        page, table.entry(page), chances: fromCache ? PageTableEntry.maximumChances : 0, asked: true,
-        copyOf: fault.write ? nil : content, buffers.layer)
+        page, table.entry(page), chances: fromCache ? PageTableEntry.maximumChances : 0, copyOf: fault.write ? nil : content,
+        buffers.layer)
       for index in 1..<max(1, pages) {
         let other = page + UInt64(index)
         leaveSlot(other, table.entry(other), chances: 0, copyOf: content.map { $0 + index * pageSize }, buffers.layer)
@@ -183,7 +172,6 @@ extension TargetState {
       return
     }
     streams.brought(page, pages)
-    surroundings.fault(page)
     counters.faultedIn(fromCache: fromCache)
     account.faultedIn(fromCache: fromCache)
     account.mapped(pages: pages - 1)
@@ -192,10 +180,9 @@ extension TargetState {
 
   /// The page is in the target now, and the reclaimer passes it by a few times: its slot goes, or stays as a clean copy of `content`.
   mutating func leaveSlot(
-    _ page: UInt64, _ slot: SlotNumber, chances: UInt32, asked: Bool = false, copyOf content: UnsafeMutableRawPointer? = nil,
-    _ layer: SlotLayer
+    _ page: UInt64, _ slot: SlotNumber, chances: UInt32, copyOf content: UnsafeMutableRawPointer? = nil, _ layer: SlotLayer
   ) {
-    var entry = asked ? PageTableEntry.askedFor(chances: chances) : PageTableEntry.resident(chances: chances)
+    var entry = PageTableEntry.resident(chances: chances)
     if let content, copyYield.shouldKeep(), layer.keepCopy(slot, of: content) {
       entry = PageTableEntry.withCopy(entry, slot)
     } else {

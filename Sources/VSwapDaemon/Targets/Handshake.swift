@@ -169,6 +169,9 @@ struct Handshake {
     member.pointee.publishToAgent()
     // A child comes with slots.
     member.pointee.publishSwapped()
+    // Threads that fault sleep while this one works, and those that outgrow the limit, which they may do from the last message on, have to be
+    // stopped soon.
+    _ = vs_favour_thread(0)
     // From here on a swapoff may map pages there: nothing of the state is touched any more but by the pager.
     registry.join(target, servedBy: pager)
     // The agent does what direct reclaim does in the kernel, and has to get its turn beside threads that allocate.

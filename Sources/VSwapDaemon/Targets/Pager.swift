@@ -1,6 +1,7 @@
 import CUserfault
 import CVSwapWire
 import Glibc
+import Synchronization
 
 /// One thread that owns a target, and the forked children that have no agent of their own yet.
 ///
@@ -69,6 +70,12 @@ final class Pager: @unchecked Sendable {
   private let lock = Lock.create()
   private var requests: [Request] = []
   private var isClosed = false
+  /// Whose thread this is, under `lock`; 0 when it may be gone.
+  private var thread = gettid()
+  /// How often the keeper has made the thread a real-time one, counted afterwards; and as of which of these the thread ended that. Between two steps
+  /// of ending it the thread may lose its CPU, and has to be hurried again.
+  private let hurries = Atomic<Int>(0)
+  private var hurriesEnded = 0
 
   /// Held by the pager's thread except while it waits or does what an unpacker would, and by a swapoff's worker or an unpacker that brings pages
   /// in: over everything below.
@@ -93,7 +100,7 @@ final class Pager: @unchecked Sendable {
   /// Found by a swapoff's worker.
   private var violation: StaticString?
 
-  /// Takes over `state`, `mailbox`, `quiet` and `buffers`.
+  /// Takes over `state`, `mailbox`, `quiet` and `buffers`. On the thread that will call `run`.
   init(
     target: Target, state: Member, family: any Family, mailbox: Int32, quiet: Int32, buffers: FaultBuffers,
     budget: FrameBudget, compressor: Compressor, haltPolling: HaltPolling
@@ -134,6 +141,22 @@ final class Pager: @unchecked Sendable {
 
   /// Makes the pager look at its counters: pages are wanted, or there is room.
   func nudge() { _ = vs_eventfd_signal(mailbox) }
+
+  /// Gives the pager a CPU for one round of its loop before all threads that are not real-time ones. For the keeper's thread alone: the pager cannot
+  /// end what is being begun. Where the process has no right to it, nothing happens.
+  func hurry() {
+    guard lock.tryLock() else { return }
+    defer { lock.unlock() }
+    guard thread != 0, vs_make_real_time(thread) == 0 else { return }
+    hurries.wrappingAdd(1, ordering: .releasing)
+  }
+
+  /// The round is over.
+  private func endHurry() {
+    let count = hurries.load(ordering: .acquiring)
+    guard count != hurriesEnded, vs_end_real_time() == 0 else { return }
+    hurriesEnded = count
+  }
 
   /// From a swapoff's worker: brings pages in on the caller's thread, in whose cache their content is; that takes half the time of a copy
   /// by the pager. false: an event has to be read first, so the pager has to do it. Blocks while the pager serves.
@@ -176,8 +199,6 @@ final class Pager: @unchecked Sendable {
 
   /// Serves until nothing is left to serve. On the thread that becomes the pager's.
   func run() {
-    // Threads that fault sleep meanwhile, and those that outgrow the limit have to be stopped soon.
-    _ = vs_favour_thread(0)
     serving.lock()
     defer { serving.unlock() }
     while !members.isEmpty {
@@ -196,6 +217,7 @@ final class Pager: @unchecked Sendable {
       }
       if hasTarget { tendTarget() }
       if hasTarget { keepAwake() }
+      endHurry()
     }
     close()
     awaitHauls()
@@ -213,6 +235,7 @@ final class Pager: @unchecked Sendable {
   private func close() {
     lock.lock()
     isClosed = true
+    thread = 0
     let left = requests
     requests = []
     lock.unlock()
@@ -410,7 +433,8 @@ final class Pager: @unchecked Sendable {
     if member.pointee.counters.wanted > 0 && !member.pointee.link!.isOutstanding { compressor.nudge() }
   }
 
-  /// Where does the faulting thread run? Asked every 16 rounds, and less often as long as the answer is the same: asking costs as much as a fault.
+  /// Where does the faulting thread run? Asked every 16 rounds, more often when a storm of faults has just begun, and less often as long as the answer
+  /// is the same: asking costs as much as a fault.
   ///
   /// Not while memory grows unseen near the limit. A thread that moves while it is ahead of its share of CPU time takes that along,
   /// and the scheduler (EEVDF, `place_entity`) makes as much more of it as the thread weighs more than those at the new place: at nice -19
@@ -424,10 +448,11 @@ final class Pager: @unchecked Sendable {
     let cpu = vs_cpu_of_thread(buffers.faults[0].thread)
     guard cpu >= 0, cpu != lastCPU, vs_set_cpu(cpu) == 0 else { return }
     lastCPU = cpu
-    roundsPerLook = 16
+    roundsPerLook = storm.rounds < Self.youngStormRounds ? 1 : 16
   }
 
-  /// While faults follow each other closely the CPUs around this one do not halt in between; nor does this one while a read is waited for.
+  /// While faults follow each other closely the CPUs around this one do not halt in between. Not this one, also not while a read is waited for: with
+  /// somebody spinning here the scheduler would wake the program elsewhere.
   private func keepAwake() {
     guard haltPolling.isOfUse else { return }
     let faults = members[0].pointee.counters.faults
@@ -436,12 +461,15 @@ final class Pager: @unchecked Sendable {
     let now = vs_monotonic_ns()
     if faults != storm.faults { storm = (faults, now, now - storm.at < Self.stormGap ? storm.rounds + 1 : 0) }
     guard storm.rounds >= Self.stormRounds else { return }
-    haltPolling.keepAwake(except: isWaiting ? -1 : vs_current_cpu(), from: now, until: now + Self.stormGap)
+    if storm.rounds == Self.stormRounds { roundsPerLook = 1 }
+    haltPolling.keepAwake(except: vs_current_cpu(), from: now, until: now + Self.stormGap)
   }
 
   /// Nanoseconds: a page from RAM is asked for, brought and used in a small part of it.
   private static let stormGap: UInt64 = 200_000
   private static let stormRounds = 16
+  /// Until then pager and program may still be on different CPUs.
+  private static let youngStormRounds = 256
 
   // MARK: - Requests of the target's own threads
 

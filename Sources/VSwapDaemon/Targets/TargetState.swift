@@ -50,7 +50,6 @@ struct TargetState {
   var streams = ReadStreams()
   var copyYield = CopyYield()
   var strides = Strides()
-  var surroundings = Surroundings()
   /// Pages that reads of a restore have brought, until it counts them.
   var restored = 0
   /// Nobody knows any more which page is where, or which one is lost: every fault raises SIGBUS.
@@ -90,7 +89,6 @@ struct TargetState {
     pending.destroy()
     streams.destroy()
     strides.destroy()
-    surroundings.destroy()
     link?.destroy()
     link = nil
     if pagemap >= 0 { close(pagemap) }

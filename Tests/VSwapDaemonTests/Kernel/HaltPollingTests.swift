@@ -32,7 +32,6 @@ import Testing
   @Test func withoutCPUsItDoesNothing() {
     let polling = HaltPolling.create(cpus: 0)
     polling.keepAwake(except: 0, from: 0, until: .max)
-    polling.keepAwake(except: -1, from: 0, until: .max)
     #expect(!polling.isOfUse)
   }
 }

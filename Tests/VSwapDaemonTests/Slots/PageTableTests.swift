@@ -260,7 +260,7 @@ private final class PageTableModel {
     case 0: new = 0
     case 1: new = PageTableEntry.resident(chances: UInt32(random.below(4)))
     case 2:
-      new = PageTableEntry.withCopy(PageTableEntry.askedFor(chances: 1), world.newSlot(target: 1, page: page) ?? 0)
+      new = PageTableEntry.withCopy(PageTableEntry.resident(chances: 1), world.newSlot(target: 1, page: page) ?? 0)
       if PageTableEntry.copy(new) != PageTableEntry.none { world.layer.countCopies(1) }
     default: new = world.newSlot(target: 1, page: page) ?? 0
     }

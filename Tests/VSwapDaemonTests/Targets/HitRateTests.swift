@@ -22,18 +22,6 @@ import Testing
     #expect(rate.share(of: 31) == 31)
   }
 
-  @Test func nowAndThenSomethingIsTried() {
-    var rate = HitRate()
-    for _ in 0..<60 { rate.miss() }
-    var tried = 0
-    for _ in 0..<160 {
-      let pages = rate.shareOrProbe(of: 7)
-      #expect(pages == 0 || pages == 1)
-      tried += pages
-    }
-    #expect(tried == 10)
-  }
-
   /// As many hits as misses, in any order, turn nothing down for long.
   @Test func halfIsEnough() {
     var rate = HitRate()
