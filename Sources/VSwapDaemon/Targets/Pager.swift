@@ -434,7 +434,7 @@ final class Pager: @unchecked Sendable {
   }
 
   /// Where does the faulting thread run? Asked every 16 rounds, more often when a storm of faults has just begun, and less often as long as the answer
-  /// is the same: asking costs as much as a fault.
+  /// is the same and rounds are short: asking costs as much as a fault.
   ///
   /// Not while memory grows unseen near the limit. A thread that moves while it is ahead of its share of CPU time takes that along,
   /// and the scheduler (EEVDF, `place_entity`) makes as much more of it as the thread weighs more than those at the new place: at nice -19
@@ -443,7 +443,7 @@ final class Pager: @unchecked Sendable {
     roundsSinceLook += 1
     guard roundsSinceLook >= roundsPerLook, members[0].pointee.account.reserve == 0 else { return }
     roundsSinceLook = 0
-    roundsPerLook = min(2 * roundsPerLook, 256)
+    roundsPerLook = min(2 * roundsPerLook, 1024)
     // The latest fault's place still says who it was.
     let cpu = vs_cpu_of_thread(buffers.faults[0].thread)
     guard cpu >= 0, cpu != lastCPU, vs_set_cpu(cpu) == 0 else { return }
@@ -454,19 +454,26 @@ final class Pager: @unchecked Sendable {
   /// While faults follow each other closely the CPUs around this one do not halt in between. Not this one, also not while a read is waited for: with
   /// somebody spinning here the scheduler would wake the program elsewhere.
   private func keepAwake() {
-    guard haltPolling.isOfUse else { return }
     let faults = members[0].pointee.counters.faults
     let isWaiting = buffers.reader.askedUnderWay > 0
     guard faults != storm.faults || isWaiting else { return }
     let now = vs_monotonic_ns()
-    if faults != storm.faults { storm = (faults, now, now - storm.at < Self.stormGap ? storm.rounds + 1 : 0) }
-    guard storm.rounds >= Self.stormRounds else { return }
-    if storm.rounds == Self.stormRounds { roundsPerLook = 1 }
+    if faults != storm.faults { noteRound(faults, now) }
+    guard storm.rounds >= Self.stormRounds, haltPolling.isOfUse else { return }
     haltPolling.keepAwake(except: vs_current_cpu(), from: now, until: now + Self.stormGap)
+  }
+
+  private func noteRound(_ faults: Int, _ now: UInt64) {
+    let gap = now - storm.at
+    storm = (faults, now, gap < Self.stormGap ? storm.rounds + 1 : 0)
+    if storm.rounds == Self.stormRounds { roundsPerLook = 1 }
+    if gap > Self.togetherGap { roundsSinceLook += 15 }
   }
 
   /// Nanoseconds: a page from RAM is asked for, brought and used in a small part of it.
   private static let stormGap: UInt64 = 200_000
+  /// Nanoseconds that a round takes at most where pager and program share a CPU; if they do not, or the program computes in between, it takes longer.
+  private static let togetherGap: UInt64 = 40_000
   private static let stormRounds = 16
   /// Until then pager and program may still be on different CPUs.
   private static let youngStormRounds = 256
