@@ -10,8 +10,9 @@ import Synchronization
 /// (Documentation/virt/guest-halt-polling.rst).
 ///
 /// It is an ordinary thread of the least weight, not one of SCHED_IDLE: the scheduler takes a CPU with nothing but such threads for an idle one
-/// (`sched_idle_cpu`), which it sends threads to and pulls threads to. It offers the CPU every two microseconds or so, and where somebody is found to
-/// have taken it for long the CPU is left alone for a while.
+/// (`sched_idle_cpu`), which it sends threads to and pulls threads to. It offers the CPU every two microseconds or so, which threads of its own
+/// scheduler group (session, control group) take at once, and others within a slice; and where somebody is found to have taken it for long the CPU is left
+/// alone for a while.
 ///
 /// A trivial handle; any thread may call.
 struct HaltPolling: @unchecked Sendable {

@@ -44,7 +44,7 @@ final class LimitKeeper: @unchecked Sendable {
   /// Fastest growth that is reckoned with, in pages per millisecond: 4 GiB/s.
   private static let fastestGrowth = 1024
 
-  /// `bell` is an eventfd, rung when targets come or go.
+  /// `bell` is an eventfd, rung when there is something new to look at.
   init(registry: TargetRegistry, budget: FrameBudget, bell: Int32) {
     self.registry = registry
     self.budget = budget
@@ -59,7 +59,7 @@ final class LimitKeeper: @unchecked Sendable {
     }
   }
 
-  /// A limit changed.
+  /// A target came or went, or a limit changed.
   func nudge() { _ = vs_eventfd_signal(bell) }
 
   private func run() {
@@ -183,8 +183,8 @@ final class LimitKeeper: @unchecked Sendable {
     return surplus
   }
 
-  /// Mappings that are not registered can grow unseen: from now on first touches come to the pager. One that has not even begun since the last look
-  /// does not get a CPU: nice values count within an autogroup or a control group only, and the others get as much as it and the target together.
+  /// Mappings that are not registered can grow unseen: from now on first touches come to the pager. One that has not got that far since the last look may
+  /// have no CPU: nice values count within an autogroup or a control group only, and the others get as much as it and the target together.
   private func watchGrowth(_ targets: [Target]) {
     for target in targets {
       if target.counters.unregisteredGrowth {

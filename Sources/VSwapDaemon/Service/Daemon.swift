@@ -47,11 +47,9 @@ public final class Daemon: @unchecked Sendable {
     let log: @Sendable (String) -> Void = { text in logger.warning("\(text)") }
     registry = TargetRegistry(
       dictionaries: layer.dictionaries,
-      whenChanged: {
-        // The keeper has to know of a target before that grows; this process's main thread may have to wait for a CPU.
-        _ = vs_eventfd_signal(keeperBell)
-        _ = vs_eventfd_signal(changed)
-      }, log: log)
+      // The keeper has to know of a target before that grows; this process's main thread may have to wait for a CPU.
+      whenJoined: { _ = vs_eventfd_signal(keeperBell) },
+      whenChanged: { _ = vs_eventfd_signal(changed) }, log: log)
     compressor = try Compressor(layer: layer, budget: budget, keep: Self.keptFrames)
     unpackers = try .create(workers: min(4, sysconf(Int32(_SC_NPROCESSORS_ONLN))), layer: layer)
     keeper = LimitKeeper(registry: registry, budget: budget, bell: keeperBell)
@@ -163,7 +161,10 @@ public final class Daemon: @unchecked Sendable {
       }
       isIdle = false
       if polled[0].revents != 0, vs_next_signal(signals) > 0, dissolve() { return }
-      if polled[1].revents != 0 { vs_eventfd_clear(changed) }
+      if polled[1].revents != 0 {
+        vs_eventfd_clear(changed)
+        keeper.nudge()
+      }
       if polled[2].revents != 0 {
         orphaned = true
         polled[2].fd = -1

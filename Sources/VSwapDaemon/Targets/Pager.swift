@@ -70,7 +70,7 @@ final class Pager: @unchecked Sendable {
   private let lock = Lock.create()
   private var requests: [Request] = []
   private var isClosed = false
-  /// Whose thread this is, under `lock`; 0 when it may be gone.
+  /// Whose thread this is, under `lock`; 0 when it may be gone, or must not be hurried.
   private var thread = gettid()
   /// How often the keeper has made the thread a real-time one, counted afterwards; and as of which of these the thread ended that. Between two steps
   /// of ending it the thread may lose its CPU, and has to be hurried again.
@@ -149,6 +149,23 @@ final class Pager: @unchecked Sendable {
     defer { lock.unlock() }
     guard thread != 0, vs_make_real_time(thread) == 0 else { return }
     hurries.wrappingAdd(1, ordering: .releasing)
+  }
+
+  /// For what may take long within one round, or waits for threads that are not real-time ones: nobody hurries it.
+  private func unhurried<Result>(_ body: () -> Result) -> Result {
+    let before = setThread(0)
+    defer { _ = setThread(before) }
+    endHurry()
+    return body()
+  }
+
+  /// Returns what it was.
+  private func setThread(_ new: pid_t) -> pid_t {
+    lock.lock()
+    defer { lock.unlock() }
+    let before = thread
+    thread = new
+    return before
   }
 
   /// The round is over.
@@ -434,7 +451,7 @@ final class Pager: @unchecked Sendable {
   }
 
   /// Where does the faulting thread run? Asked every 16 rounds, more often when a storm of faults has just begun, and less often as long as the answer
-  /// is the same and rounds are short: asking costs as much as a fault.
+  /// is the same: asking costs as much as a fault.
   ///
   /// Not while memory grows unseen near the limit. A thread that moves while it is ahead of its share of CPU time takes that along,
   /// and the scheduler (EEVDF, `place_entity`) makes as much more of it as the thread weighs more than those at the new place: at nice -19
@@ -443,40 +460,32 @@ final class Pager: @unchecked Sendable {
     roundsSinceLook += 1
     guard roundsSinceLook >= roundsPerLook, members[0].pointee.account.reserve == 0 else { return }
     roundsSinceLook = 0
-    roundsPerLook = min(2 * roundsPerLook, 1024)
+    roundsPerLook = min(2 * roundsPerLook, 256)
     // The latest fault's place still says who it was.
     let cpu = vs_cpu_of_thread(buffers.faults[0].thread)
     guard cpu >= 0, cpu != lastCPU, vs_set_cpu(cpu) == 0 else { return }
     lastCPU = cpu
-    roundsPerLook = storm.rounds < Self.youngStormRounds ? 1 : 16
+    roundsPerLook = Self.youngStorm.contains(storm.rounds) && haltPolling.isOfUse ? 1 : 16
   }
 
   /// While faults follow each other closely the CPUs around this one do not halt in between. Not this one, also not while a read is waited for: with
   /// somebody spinning here the scheduler would wake the program elsewhere.
   private func keepAwake() {
+    guard haltPolling.isOfUse else { return }
     let faults = members[0].pointee.counters.faults
     let isWaiting = buffers.reader.askedUnderWay > 0
     guard faults != storm.faults || isWaiting else { return }
     let now = vs_monotonic_ns()
-    if faults != storm.faults { noteRound(faults, now) }
-    guard storm.rounds >= Self.stormRounds, haltPolling.isOfUse else { return }
+    if faults != storm.faults { storm = (faults, now, now - storm.at < Self.stormGap ? storm.rounds + 1 : 0) }
+    guard storm.rounds >= Self.youngStorm.lowerBound else { return }
+    if storm.rounds == Self.youngStorm.lowerBound { roundsPerLook = 1 }
     haltPolling.keepAwake(except: vs_current_cpu(), from: now, until: now + Self.stormGap)
-  }
-
-  private func noteRound(_ faults: Int, _ now: UInt64) {
-    let gap = now - storm.at
-    storm = (faults, now, gap < Self.stormGap ? storm.rounds + 1 : 0)
-    if storm.rounds == Self.stormRounds { roundsPerLook = 1 }
-    if gap > Self.togetherGap { roundsSinceLook += 15 }
   }
 
   /// Nanoseconds: a page from RAM is asked for, brought and used in a small part of it.
   private static let stormGap: UInt64 = 200_000
-  /// Nanoseconds that a round takes at most where pager and program share a CPU; if they do not, or the program computes in between, it takes longer.
-  private static let togetherGap: UInt64 = 40_000
-  private static let stormRounds = 16
-  /// Until then pager and program may still be on different CPUs.
-  private static let youngStormRounds = 256
+  /// Rounds of a storm in which pager and program may still be on different CPUs.
+  private static let youngStorm = 16..<256
 
   // MARK: - Requests of the target's own threads
 
@@ -617,7 +626,9 @@ final class Pager: @unchecked Sendable {
   }
 
   /// Takes back the commands that the agent has, and waits until it has ended them.
-  private func quiesce(_ deadline: UInt64) -> Bool {
+  private func quiesce(_ deadline: UInt64) -> Bool { unhurried { awaitCommands(deadline) } }
+
+  private func awaitCommands(_ deadline: UInt64) -> Bool {
     while hasTarget && members[0].pointee.link != nil {
       if !members[0].pointee.link!.enter() {
         end(0, violation: nil)
@@ -643,6 +654,10 @@ final class Pager: @unchecked Sendable {
 
   /// Brings every page of the range back, faults and events of the whole family in between. nil: gone, or not in time.
   private func restore(_ member: Member, _ start: UInt64, _ end: UInt64, _ deadline: UInt64) -> Int? {
+    unhurried { bringBack(member, start, end, deadline) }
+  }
+
+  private func bringBack(_ member: Member, _ start: UInt64, _ end: UInt64, _ deadline: UInt64) -> Int? {
     var cursor = start
     var pages = 0
     while let place = members.firstIndex(of: member) {

@@ -16,6 +16,7 @@ final class TargetRegistry: Pager.Family, @unchecked Sendable {
   private var nextIdentifier: UInt32 = 1
   private let dictionaries: Dictionaries
   private let whenChanged: @Sendable () -> Void
+  private let whenJoined: @Sendable () -> Void
   private let log: @Sendable (String) -> Void
 
   /// The owner word of a slot has 13 bits for the target.
@@ -42,11 +43,13 @@ final class TargetRegistry: Pager.Family, @unchecked Sendable {
     var targets = 0
   }
 
-  /// `whenChanged` is called after targets came or went, `log` with a line for the operator; both on any thread.
+  /// `whenJoined` is called after a target came, `whenChanged` after one came or went, `log` with a line for the operator; all on any thread.
   init(
-    dictionaries: Dictionaries, whenChanged: @escaping @Sendable () -> Void, log: @escaping @Sendable (String) -> Void
+    dictionaries: Dictionaries, whenJoined: @escaping @Sendable () -> Void = {}, whenChanged: @escaping @Sendable () -> Void,
+    log: @escaping @Sendable (String) -> Void
   ) {
     self.dictionaries = dictionaries
+    self.whenJoined = whenJoined
     self.whenChanged = whenChanged
     self.log = log
   }
@@ -76,6 +79,7 @@ final class TargetRegistry: Pager.Family, @unchecked Sendable {
     group.everyTarget += 1
     if target.isForked { handingOver -= 1 }
     lock.unlock()
+    whenJoined()
     whenChanged()
   }
 
