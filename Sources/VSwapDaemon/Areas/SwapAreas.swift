@@ -106,11 +106,13 @@ final class SwapAreas: @unchecked Sendable {
     let lowest = areas.map { Int(layer.areas.priority($0.number)) }.filter { $0 < 0 }.min() ?? -1
     guard
       let number = try layer.areas.add(
-        bytes: file.sizeBytes, priority: Int32(clamping: priority ?? lowest - 1), identity: file.identity)
+        bytes: file.sizeBytes, priority: Int32(clamping: priority ?? lowest - 1), identity: file.identity, rotation: .draining)
     else { throw KernelError(call: "swapon: there are 16 areas already", code: ENOSPC) }
+    Interleaving.point()
     let area = Area(number: number, file: file)
     areas.append(area)
     files.set(number, file.descriptor)
+    layer.areas.setRotation(number, .active)
     layer.enableWriteback()
     writeback.nudge()
     return info(area)

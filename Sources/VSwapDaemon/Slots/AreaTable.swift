@@ -123,8 +123,9 @@ struct AreaTable: @unchecked Sendable {
 
   // MARK: Areas
 
-  /// Takes in an area of `bytes` (whole segments). nil: there are 16 already.
-  func add(bytes: Int, priority: Int32, identity: UInt64) throws(KernelError) -> Int? {
+  /// Takes in an area of `bytes` (whole segments). nil: there are 16 already. While `rotation` is `draining` nothing is written to it: whoever does may
+  /// begin before this returns, and has to find the area's file.
+  func add(bytes: Int, priority: Int32, identity: UInt64, rotation: Rotation = .active) throws(KernelError) -> Int? {
     let segments = min(bytes, AreaPlace.maximumBytes) / AreaPlace.segmentBytes
     lock.lock()
     defer { lock.unlock() }
@@ -141,7 +142,7 @@ struct AreaTable: @unchecked Sendable {
     header(area).pointee.segments.store(segments, ordering: .relaxed)
     header(area).pointee.priority.store(priority, ordering: .relaxed)
     header(area).pointee.identity.store(identity, ordering: .relaxed)
-    header(area).pointee.rotation.store(Rotation.active.rawValue, ordering: .releasing)
+    header(area).pointee.rotation.store(rotation.rawValue, ordering: .releasing)
     return area
   }
 

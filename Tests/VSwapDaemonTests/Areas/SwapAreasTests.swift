@@ -1,0 +1,71 @@
+import Glibc
+import Synchronization
+import Testing
+
+@testable import VSwapDaemon
+
+@Suite struct SwapAreasTests {
+  /// The writeback of a full pool does not wait for swapon to end. An area was in the rotation before its file could be found: a writer that took a
+  /// segment in between wrote to nothing, and the area was out of order from its first moment.
+  @Test func nobodyTakesASegmentOfAnAreaWithoutAFile() throws {
+    let directory = try ScratchDirectory()
+    defer { withExtendedLifetime(directory) {} }
+    let path = directory.path + "/area"
+    // Never destroyed, since the writeback's thread runs for as long as the process does.
+    let layer = try SlotLayer.create(maximumSlots: 1000, cacheFrames: 16, poolReserveBytes: 1 << 20, poolLimitBytes: 1 << 20)
+    let areas = SwapAreas(
+      layer: layer, files: .create(), writeback: try Writeback(layer: layer, budget: layer.budget), sink: NoTargets(), log: { _ in })
+    let writer = try Writer(layer: layer, files: areas.files)
+    for _ in 0..<TestScale.rounds(100) {
+      let before = writer.taken
+      _ = try areas.add(try AreaFile.open(path: path, sizeBytes: 2 << 20, known: []), priority: nil)
+      while writer.taken == before { sched_yield() }
+      #expect(try areas.swapoff(path: areas.list()[0].path, dryRun: false) { _ in true }.state == .off)
+    }
+    writer.end()
+    #expect(writer.withoutFile == 0)
+  }
+}
+
+/// Takes segments all the time and gives them back.
+private final class Writer: @unchecked Sendable {
+  private let layer: SlotLayer
+  private let files: AreaFiles
+  private let takenCount = Atomic<Int>(0)
+  private let withoutFileCount = Atomic<Int>(0)
+  private let isOver = Atomic<Bool>(false)
+  private let ended = Promise<Bool>()
+
+  var taken: Int { takenCount.load(ordering: .relaxed) }
+  var withoutFile: Int { withoutFileCount.load(ordering: .relaxed) }
+
+  init(layer: SlotLayer, files: AreaFiles) throws(KernelError) {
+    self.layer = layer
+    self.files = files
+    try Thread.start("test-writer") { [self] in
+      while !isOver.load(ordering: .relaxed) { takeOne() }
+      ended.fulfil(true)
+    }
+  }
+
+  func end() {
+    isOver.store(true, ordering: .relaxed)
+    _ = ended.wait()
+  }
+
+  private func takeOne() {
+    guard let (area, segment) = layer.areas.takeSegment() else { return }
+    if files.descriptor(area) < 0 { withoutFileCount.add(1, ordering: .relaxed) }
+    takenCount.add(1, ordering: .relaxed)
+    layer.areas.giveUp(area, segment)
+  }
+}
+
+private final class NoTargets: PageSink {
+  func room(target: UInt32) -> Int { 0 }
+  func totalRoom() -> Int { 0 }
+  func deliver(_ batch: PageBatch) {}
+  func deliverToAll(_ batch: PageBatch) {}
+  func dropCopies() {}
+  func filesChanged() {}
+}
