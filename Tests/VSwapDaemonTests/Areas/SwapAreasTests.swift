@@ -8,13 +8,18 @@ import Testing
   /// The writeback of a full pool does not wait for swapon to end. An area was in the rotation before its file could be found: a writer that took a
   /// segment in between wrote to nothing, and the area was out of order from its first moment.
   @Test func nobodyTakesASegmentOfAnAreaWithoutAFile() throws {
+    #if DEBUG
+      Interleaving.rarity.store(2, ordering: .relaxed)
+      defer { Interleaving.rarity.store(0, ordering: .relaxed) }
+    #endif
     let directory = try ScratchDirectory()
     defer { withExtendedLifetime(directory) {} }
     let path = directory.path + "/area"
     // Never destroyed, since the writeback's thread runs for as long as the process does.
-    let layer = try SlotLayer.create(maximumSlots: 1000, cacheFrames: 16, poolReserveBytes: 1 << 20, poolLimitBytes: 1 << 20)
-    let areas = SwapAreas(
-      layer: layer, files: .create(), writeback: try Writeback(layer: layer, budget: layer.budget), sink: NoTargets(), log: { _ in })
+    let layer = try SlotLayer.create(
+      maximumSlots: 1000, cacheFrames: 16, poolReserveBytes: 1 << 20, poolLimitBytes: 1 << 20)
+    let writeback = try Writeback(layer: layer, budget: layer.budget)
+    let areas = SwapAreas(layer: layer, files: .create(), writeback: writeback, sink: NoTargets(), log: { _ in })
     let writer = try Writer(layer: layer, files: areas.files)
     for _ in 0..<TestScale.rounds(100) {
       let before = writer.taken
