@@ -264,11 +264,15 @@ struct attributes {
 /// Nanoseconds; the kernel knows none that is shorter.
 static const uint64_t shortest_slice = 100000;
 
-int vs_humble_thread(void) {
-  struct attributes attributes = {.size = sizeof(attributes), .policy = SCHED_OTHER, .nice = 19, .runtime = shortest_slice};
-  if (syscall(SYS_sched_setattr, 0, &attributes, 0) == 0) return 0;
-  return result_of(setpriority(PRIO_PROCESS, 0, 19));
+/// An ordinary thread (0: the calling one) with the shortest slice, or where the kernel does not take that, as nice at least.
+static int set_weight(pid_t thread, int nice) {
+  struct attributes attributes = {.size = sizeof(attributes), .policy = SCHED_OTHER, .nice = nice, .runtime = shortest_slice};
+  if (syscall(SYS_sched_setattr, thread, &attributes, 0) == 0) return 0;
+  if (thread == 0) thread = (pid_t)syscall(SYS_gettid);
+  return result_of(setpriority(PRIO_PROCESS, (id_t)thread, nice));
 }
+
+int vs_humble_thread(void) { return set_weight(0, 19); }
 
 int vs_is_guest(void) {
 #if defined(__x86_64__) || defined(__i386__)
@@ -390,10 +394,7 @@ int vs_end_real_time(void) {
 int vs_favour_thread(pid_t thread) {
   // Since Linux 6.12 a thread may ask for a shorter slice, and then gets the CPU from a thread with a longer one at once; nice alone lets
   // that run to the end of its own. Before, the runtime is ignored.
-  struct attributes attributes = {.size = sizeof(attributes), .policy = SCHED_OTHER, .nice = -19, .runtime = shortest_slice};
-  if (syscall(SYS_sched_setattr, thread, &attributes, 0) == 0) return 0;
-  if (thread == 0) thread = (pid_t)syscall(SYS_gettid);
-  return result_of(setpriority(PRIO_PROCESS, (id_t)thread, -19));
+  return set_weight(thread, -19);
 }
 
 int vs_is_thread_of(pid_t process, pid_t thread) {

@@ -21,7 +21,7 @@ struct AreaTable: @unchecked Sendable {
     /// There is no such area.
     case none = 0
     case active = 1
-    /// swapoff is under way.
+    /// swapoff is under way, or swapon.
     case draining = 2
     /// A write failed.
     case faulty = 3
