@@ -91,7 +91,7 @@ final class Pager: @unchecked Sendable {
   private var lastCPU: Int32 = -1
   /// Monotonic nanoseconds since which threads have been waiting without a break; 0: none is.
   private var waitingSince: UInt64 = 0
-  private var storm = (faults: 0, at: UInt64(0), rounds: 0)
+  private var storm = FaultStorm()
   private var roundsSinceLook = 0
   private var roundsPerLook = 16
   private var stallClock = StallClock()
@@ -285,10 +285,26 @@ final class Pager: @unchecked Sendable {
     stallClock.rest()
     let longest = timeout
     serving.unlock()
-    let ready = poll(&polled, nfds_t(polled.count), longest)
+    let ready = look(longest)
     serving.lock()
     if ready == 0 { buffers.ahead.pointee.clear() }
     if ready > 0 && polled[0].revents != 0 { takeRings() }
+  }
+
+  /// As poll. While several threads fault in turn the pager does not sleep, but offers its CPU to whoever wants it: a pager that sleeps is woken by
+  /// the next fault, wherever that comes from, and in a guest it costs as much as the fault itself to wake a thread on another CPU.
+  private func look(_ longest: Int32) -> Int32 {
+    guard storm.isShared else { return poll(&polled, nfds_t(polled.count), longest) }
+    var now = vs_monotonic_ns()
+    while storm.isShared {
+      let ready = poll(&polled, nfds_t(polled.count), 0)
+      if ready != 0 { return ready }
+      sched_yield()
+      let before = now
+      now = vs_monotonic_ns()
+      storm.yielded(now - before, now: now)
+    }
+    return poll(&polled, nfds_t(polled.count), longest)
   }
 
   /// Mailbox, doorbell, socket: what rang.
@@ -453,39 +469,34 @@ final class Pager: @unchecked Sendable {
   /// Where does the faulting thread run? Asked every 16 rounds, more often when a storm of faults has just begun, and less often as long as the answer
   /// is the same: asking costs as much as a fault.
   ///
-  /// Not while memory grows unseen near the limit. A thread that moves while it is ahead of its share of CPU time takes that along,
+  /// Not while several threads fault in turn, each of them somewhere else, nor while memory grows unseen near the limit. A thread that moves while it is ahead of its share of CPU time takes that along,
   /// and the scheduler (EEVDF, `place_entity`) makes as much more of it as the thread weighs more than those at the new place: at nice -19
   /// beside one thread at nice 0, 71 times. It then does not run for 20 ms, in which programs map tens of megabytes. Programs that fault only wait.
   private func followFaults() {
     roundsSinceLook += 1
-    guard roundsSinceLook >= roundsPerLook, members[0].pointee.account.reserve == 0 else { return }
+    guard roundsSinceLook >= roundsPerLook, !storm.isShared, members[0].pointee.account.reserve == 0 else { return }
     roundsSinceLook = 0
     roundsPerLook = min(2 * roundsPerLook, 256)
     // The latest fault's place still says who it was.
     let cpu = vs_cpu_of_thread(buffers.faults[0].thread)
     guard cpu >= 0, cpu != lastCPU, vs_set_cpu(cpu) == 0 else { return }
     lastCPU = cpu
-    roundsPerLook = Self.youngStorm.contains(storm.rounds) && haltPolling.isOfUse ? 1 : 16
+    roundsPerLook = storm.isYoung && haltPolling.isOfUse ? 1 : 16
   }
 
-  /// While faults follow each other closely the CPUs around this one do not halt in between. Not this one, also not while a read is waited for: with
-  /// somebody spinning here the scheduler would wake the program elsewhere.
+  /// While faults of one thread, or two, follow each other closely the CPUs around this one do not halt in between. More threads than that are then
+  /// woken there, each by an interrupt. Not this one, also not while a read is waited for: with somebody spinning here the scheduler would wake
+  /// the program elsewhere.
   private func keepAwake() {
     guard haltPolling.isOfUse else { return }
     let faults = members[0].pointee.counters.faults
-    let isWaiting = buffers.reader.askedUnderWay > 0
-    guard faults != storm.faults || isWaiting else { return }
     let now = vs_monotonic_ns()
-    if faults != storm.faults { storm = (faults, now, now - storm.at < Self.stormGap ? storm.rounds + 1 : 0) }
-    guard storm.rounds >= Self.youngStorm.lowerBound else { return }
-    if storm.rounds == Self.youngStorm.lowerBound { roundsPerLook = 1 }
-    haltPolling.keepAwake(except: vs_current_cpu(), from: now, until: now + Self.stormGap)
+    let isWaiting = buffers.reader.askedUnderWay > 0
+    let hadFaults = storm.note(faults: faults, thread: buffers.faults[0].thread, now: now)
+    guard hadFaults || isWaiting, storm.isRaging, !storm.isCrowded else { return }
+    if storm.isBeginning { roundsPerLook = 1 }
+    haltPolling.keepAwake(except: vs_current_cpu(), from: now, until: now + FaultStorm.gap)
   }
-
-  /// Nanoseconds: a page from RAM is asked for, brought and used in a small part of it.
-  private static let stormGap: UInt64 = 200_000
-  /// Rounds of a storm in which pager and program may still be on different CPUs.
-  private static let youngStorm = 16..<256
 
   // MARK: - Requests of the target's own threads
 

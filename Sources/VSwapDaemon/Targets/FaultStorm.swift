@@ -1,0 +1,53 @@
+/// Faults of one target that follow each other closely: since when, and whether of one thread or of several. Its pager's alone.
+struct FaultStorm {
+  /// Nanoseconds: a page from RAM is asked for, brought and used in a small part of it.
+  static let gap: UInt64 = 200_000
+  /// Nanoseconds of a `sched_yield` after which somebody is taken to compute on the pager's CPU. Interrupts of a guest take less.
+  private static let longYield: UInt64 = 50_000
+  /// Nanoseconds for which the pager then does not yield, but sleeps.
+  private static let rest: UInt64 = 1_000_000
+  /// Rounds of the pager in which pager and program may still be on different CPUs.
+  private static let young = 16..<256
+
+  /// As of the last round that served any.
+  private var faults = 0
+  /// Threads that faulted last, the latest one first.
+  private var threads: (Int32, Int32) = (0, 0)
+  private var at: UInt64 = 0
+  private var rounds = 0
+  /// Monotonic nanoseconds until which several threads are taken to fault in turn; 0: one does.
+  private var sharedUntil: UInt64 = 0
+  /// The same for three or more.
+  private var crowdedUntil: UInt64 = 0
+  private var restsUntil: UInt64 = 0
+
+  /// After a round of the pager. `faults`: all there ever were, `thread`: the last one's. false: there was none in it.
+  mutating func note(faults total: Int, thread last: Int32, now: UInt64) -> Bool {
+    guard total != faults else { return false }
+    rounds = now - at < Self.gap ? rounds + 1 : 0
+    let isNew = last != threads.0
+    if (total - faults > 1 || isNew) && now >= restsUntil { sharedUntil = now + Self.gap }
+    if total - faults > 2 || isNew && last != threads.1 { crowdedUntil = now + Self.gap }
+    if isNew { threads = (last, threads.0) }
+    (faults, at) = (total, now)
+    return true
+  }
+
+  /// Whether it has lasted long enough for CPUs to be kept awake.
+  var isRaging: Bool { rounds >= Self.young.lowerBound }
+  var isBeginning: Bool { rounds == Self.young.lowerBound }
+  var isYoung: Bool { Self.young.contains(rounds) }
+  /// Several threads fault in turn.
+  var isShared: Bool { sharedUntil != 0 }
+  /// Three or more do: then threads gather around the pager by themselves.
+  var isCrowded: Bool { isShared && at < crowdedUntil }
+
+  /// The pager gave its CPU away that long ago, in nanoseconds, and has it back.
+  mutating func yielded(_ duration: UInt64, now: UInt64) {
+    if duration > Self.longYield {
+      restsUntil = now + Self.rest
+      sharedUntil = 0
+    }
+    if now >= sharedUntil { sharedUntil = 0 }
+  }
+}

@@ -1,0 +1,92 @@
+import Testing
+
+@testable import VSwapDaemon
+
+@Suite struct FaultStormTests {
+  /// A storm whose pager's rounds come when the test says so.
+  private struct Rounds {
+    var storm = FaultStorm()
+    var now: UInt64 = 1_000_000_000
+    var faults = 0
+
+    /// Rounds every ten microseconds, with a fault each; `threads` take turns.
+    init(_ count: Int, _ threads: [Int32]) {
+      for index in 0..<count { round(threads[index % threads.count], after: 10_000) }
+    }
+
+    /// A round with so many faults, the first one of `thread`, so many nanoseconds after the one before.
+    @discardableResult
+    mutating func round(_ thread: Int32, after: UInt64, faults new: Int = 1) -> Bool {
+      now += after
+      faults += new
+      return storm.note(faults: faults, thread: thread, now: now)
+    }
+  }
+
+  @Test func itRagesAfterSixteenRoundsWithoutAPause() {
+    var rounds = Rounds(16, [7])
+    #expect(!rounds.storm.isRaging)
+    rounds.round(7, after: FaultStorm.gap - 1)
+    #expect(rounds.storm.isRaging && rounds.storm.isBeginning && rounds.storm.isYoung)
+    rounds.round(7, after: 10)
+    #expect(rounds.storm.isRaging && !rounds.storm.isBeginning && rounds.storm.isYoung)
+    rounds.round(7, after: FaultStorm.gap)
+    #expect(!rounds.storm.isRaging)
+  }
+
+  @Test func roundsWithoutFaultsAreNone() {
+    var rounds = Rounds(17, [7])
+    rounds.storm.yielded(0, now: .max)
+    let wasNoted = rounds.round(8, after: 1, faults: 0)
+    #expect(!wasNoted && rounds.storm.isBeginning && !rounds.storm.isShared)
+  }
+
+  @Test func itIsNotYoungForever() {
+    let rounds = Rounds(300, [7])
+    #expect(rounds.storm.isRaging && !rounds.storm.isYoung)
+  }
+
+  @Test func oneThreadSharesWithNobody() {
+    // The first fault is of another thread than none.
+    var rounds = Rounds(100, [7])
+    rounds.storm.yielded(0, now: rounds.now)
+    #expect(!rounds.storm.isShared && !rounds.storm.isCrowded)
+  }
+
+  @Test func threadsThatTakeTurnsShareUntilNoneFaults() {
+    var rounds = Rounds(4, [7, 8])
+    #expect(rounds.storm.isShared)
+    rounds.storm.yielded(1000, now: rounds.now + FaultStorm.gap - 1)
+    #expect(rounds.storm.isShared)
+    rounds.storm.yielded(1000, now: rounds.now + FaultStorm.gap)
+    #expect(!rounds.storm.isShared)
+    // Several faults in one round are of several threads.
+    rounds.round(8, after: FaultStorm.gap, faults: 2)
+    #expect(rounds.storm.isShared)
+  }
+
+  @Test func threeThreadsAreACrowdAndTwoAreNot() {
+    #expect(!Rounds(100, [7, 8]).storm.isCrowded)
+    #expect(!Rounds(100, [7, 7, 8, 8, 8]).storm.isCrowded)
+    var rounds = Rounds(100, [7, 8, 9])
+    #expect(rounds.storm.isShared && rounds.storm.isCrowded)
+    // The third one stays away.
+    for thread: Int32 in [8, 9, 8, 9, 8, 9, 8] { rounds.round(thread, after: FaultStorm.gap / 4) }
+    #expect(rounds.storm.isShared && !rounds.storm.isCrowded)
+    // Three faults in one round are of three threads.
+    rounds.round(9, after: 1, faults: 3)
+    #expect(rounds.storm.isCrowded)
+  }
+
+  @Test func whereThreadsComputeItSleepsForAWhile() {
+    var rounds = Rounds(4, [7, 8])
+    rounds.storm.yielded(51_000, now: rounds.now)
+    #expect(!rounds.storm.isShared && !rounds.storm.isCrowded)
+    for thread: Int32 in [9, 10, 11] {
+      rounds.round(thread, after: 300_000)
+      #expect(!rounds.storm.isShared && !rounds.storm.isCrowded)
+    }
+    rounds.round(12, after: 100_000)
+    #expect(rounds.storm.isShared)
+  }
+}
