@@ -4,8 +4,10 @@ struct FaultStorm {
   static let gap: UInt64 = 200_000
   /// Nanoseconds of a `sched_yield` after which somebody is taken to compute on the pager's CPU. Interrupts of a guest take less.
   private static let longYield: UInt64 = 50_000
-  /// Nanoseconds for which the pager then does not yield, but sleeps.
-  private static let rest: UInt64 = 1_000_000
+  /// Nanoseconds for which the pager then does not yield, but sleeps: the first time, and at most. Twice as many each time, until it has got its CPU
+  /// back soon this often.
+  private static let rests: ClosedRange<UInt64> = 1_000_000...64_000_000
+  private static let patience = 256
   /// Rounds of the pager in which pager and program may still be on different CPUs.
   private static let young = 16..<256
 
@@ -20,13 +22,15 @@ struct FaultStorm {
   /// The same for three or more.
   private var crowdedUntil: UInt64 = 0
   private var restsUntil: UInt64 = 0
+  private var rest = rests.lowerBound
+  private var shortYields = 0
 
   /// After a round of the pager. `faults`: all there ever were, `thread`: the last one's. false: there was none in it.
   mutating func note(faults total: Int, thread last: Int32, now: UInt64) -> Bool {
     guard total != faults else { return false }
     rounds = now - at < Self.gap ? rounds + 1 : 0
     let isNew = last != threads.0
-    if (total - faults > 1 || isNew) && now >= restsUntil { sharedUntil = now + Self.gap }
+    if isRaging && (total - faults > 1 || isNew) && now >= restsUntil { sharedUntil = now + Self.gap }
     if total - faults > 2 || isNew && last != threads.1 { crowdedUntil = now + Self.gap }
     if isNew { threads = (last, threads.0) }
     (faults, at) = (total, now)
@@ -37,7 +41,7 @@ struct FaultStorm {
   var isRaging: Bool { rounds >= Self.young.lowerBound }
   var isBeginning: Bool { rounds == Self.young.lowerBound }
   var isYoung: Bool { Self.young.contains(rounds) }
-  /// Several threads fault in turn.
+  /// Several threads fault in turn, and none computes where the pager is.
   var isShared: Bool { sharedUntil != 0 }
   /// Three or more do: then threads gather around the pager by themselves.
   var isCrowded: Bool { isShared && at < crowdedUntil }
@@ -45,9 +49,13 @@ struct FaultStorm {
   /// The pager gave its CPU away that long ago, in nanoseconds, and has it back.
   mutating func yielded(_ duration: UInt64, now: UInt64) {
     if duration > Self.longYield {
-      restsUntil = now + Self.rest
-      sharedUntil = 0
+      restsUntil = now + rest
+      rest = min(2 * rest, Self.rests.upperBound)
+      (sharedUntil, shortYields) = (0, 0)
+      return
     }
+    shortYields += 1
+    if shortYields >= Self.patience { rest = Self.rests.lowerBound }
     if now >= sharedUntil { sharedUntil = 0 }
   }
 }

@@ -21,6 +21,19 @@ import Testing
       faults += new
       return storm.note(faults: faults, thread: thread, now: now)
     }
+
+    /// A thread is found to compute while the storm is shared; it is shared again after so long, and not before. One of two threads faults
+    /// every 100 microseconds.
+    mutating func computes(forMilliseconds rest: Int) {
+      #expect(storm.isShared)
+      storm.yielded(51_000, now: now)
+      for _ in 1..<10 * rest {
+        round(faults % 2 == 0 ? 7 : 8, after: 100_000)
+        #expect(!storm.isShared && !storm.isCrowded)
+      }
+      round(faults % 2 == 0 ? 7 : 8, after: 100_000)
+      #expect(storm.isShared)
+    }
   }
 
   @Test func itRagesAfterSixteenRoundsWithoutAPause() {
@@ -47,22 +60,25 @@ import Testing
   }
 
   @Test func oneThreadSharesWithNobody() {
-    // The first fault is of another thread than none.
-    var rounds = Rounds(100, [7])
-    rounds.storm.yielded(0, now: rounds.now)
+    let rounds = Rounds(100, [7])
     #expect(!rounds.storm.isShared && !rounds.storm.isCrowded)
   }
 
   @Test func threadsThatTakeTurnsShareUntilNoneFaults() {
-    var rounds = Rounds(4, [7, 8])
+    #expect(!Rounds(16, [7, 8]).storm.isShared)
+    var rounds = Rounds(17, [7, 8])
     #expect(rounds.storm.isShared)
     rounds.storm.yielded(1000, now: rounds.now + FaultStorm.gap - 1)
     #expect(rounds.storm.isShared)
     rounds.storm.yielded(1000, now: rounds.now + FaultStorm.gap)
     #expect(!rounds.storm.isShared)
     // Several faults in one round are of several threads.
-    rounds.round(8, after: FaultStorm.gap, faults: 2)
+    rounds.round(7, after: FaultStorm.gap - 1, faults: 2)
     #expect(rounds.storm.isShared)
+    // Far from each other faults are no storm.
+    rounds.storm.yielded(1000, now: rounds.now + FaultStorm.gap)
+    for thread: Int32 in [7, 8, 7, 8] { rounds.round(thread, after: FaultStorm.gap) }
+    #expect(!rounds.storm.isShared)
   }
 
   @Test func threeThreadsAreACrowdAndTwoAreNot() {
@@ -79,14 +95,13 @@ import Testing
   }
 
   @Test func whereThreadsComputeItSleepsForAWhile() {
-    var rounds = Rounds(4, [7, 8])
-    rounds.storm.yielded(51_000, now: rounds.now)
-    #expect(!rounds.storm.isShared && !rounds.storm.isCrowded)
-    for thread: Int32 in [9, 10, 11] {
-      rounds.round(thread, after: 300_000)
-      #expect(!rounds.storm.isShared && !rounds.storm.isCrowded)
-    }
-    rounds.round(12, after: 100_000)
-    #expect(rounds.storm.isShared)
+    var rounds = Rounds(20, [7, 8])
+    // Milliseconds: each time twice as many, but not for ever.
+    for rest in [1, 2, 4, 8, 16, 32, 64, 64] { rounds.computes(forMilliseconds: rest) }
+    // The CPU comes back soon, 256 times.
+    for _ in 0..<255 { rounds.storm.yielded(1000, now: rounds.now) }
+    rounds.computes(forMilliseconds: 64)
+    for _ in 0..<256 { rounds.storm.yielded(1000, now: rounds.now) }
+    rounds.computes(forMilliseconds: 1)
   }
 }
