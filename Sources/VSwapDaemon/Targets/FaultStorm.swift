@@ -2,12 +2,12 @@
 struct FaultStorm {
   /// Nanoseconds: a page from RAM is asked for, brought and used in a small part of it.
   static let gap: UInt64 = 200_000
-  /// Nanoseconds of a `sched_yield` after which somebody is taken to compute on the pager's CPU. Interrupts of a guest take less.
-  private static let longYield: UInt64 = 50_000
-  /// Nanoseconds for which the pager then does not yield, but sleeps: the first time, and at most. Twice as many each time, until it has got its CPU
-  /// back soon this often.
+  /// Nanoseconds for which the pager looks for faults without sleeping. In a storm the next one comes in a small part of it, unless somebody has the
+  /// pager's CPU, or the threads that it woke there do not get it: those of another scheduler group do not by its yielding.
+  static let patience: UInt64 = 50_000
+  /// Nanoseconds for which it then sleeps, as it does otherwise: the first time, and at most. Twice as many each time, until looking was of use often.
   private static let rests: ClosedRange<UInt64> = 1_000_000...64_000_000
-  private static let patience = 256
+  private static let often = 256
   /// Rounds of the pager in which pager and program may still be on different CPUs.
   private static let young = 16..<256
 
@@ -17,15 +17,15 @@ struct FaultStorm {
   private var threads: (Int32, Int32) = (0, 0)
   private var at: UInt64 = 0
   private var rounds = 0
-  /// Monotonic nanoseconds until which several threads are taken to fault in turn; 0: one does.
+  /// Monotonic nanoseconds until which several threads are taken to fault in turn.
   private var sharedUntil: UInt64 = 0
   /// The same for three or more.
   private var crowdedUntil: UInt64 = 0
   private var restsUntil: UInt64 = 0
   private var rest = rests.lowerBound
-  private var shortYields = 0
+  private var looks = 0
 
-  /// After a round of the pager. `faults`: all there ever were, `thread`: the last one's. false: there was none in it.
+  /// After a round of the pager. `faults`: all there ever were, `thread`: of the first one in it. false: there was none in it.
   mutating func note(faults total: Int, thread last: Int32, now: UInt64) -> Bool {
     guard total != faults else { return false }
     rounds = now - at < Self.gap ? rounds + 1 : 0
@@ -41,21 +41,21 @@ struct FaultStorm {
   var isRaging: Bool { rounds >= Self.young.lowerBound }
   var isBeginning: Bool { rounds == Self.young.lowerBound }
   var isYoung: Bool { Self.young.contains(rounds) }
-  /// Several threads fault in turn, and none computes where the pager is.
-  var isShared: Bool { sharedUntil != 0 }
+  /// Several threads fault in turn, and it is of use to look for faults without sleeping.
+  var isShared: Bool { at < sharedUntil }
   /// Three or more do: then threads gather around the pager by themselves.
   var isCrowded: Bool { isShared && at < crowdedUntil }
 
-  /// The pager gave its CPU away that long ago, in nanoseconds, and has it back.
-  mutating func yielded(_ duration: UInt64, now: UInt64) {
-    if duration > Self.longYield {
-      restsUntil = now + rest
-      rest = min(2 * rest, Self.rests.upperBound)
-      (sharedUntil, shortYields) = (0, 0)
-      return
-    }
-    shortYields += 1
-    if shortYields >= Self.patience { rest = Self.rests.lowerBound }
-    if now >= sharedUntil { sharedUntil = 0 }
+  /// The pager yielded, and found something.
+  mutating func endedLook() {
+    looks += 1
+    if looks >= Self.often { rest = Self.rests.lowerBound }
+  }
+
+  /// It found nothing in `patience`.
+  mutating func endedLookInVain(at now: UInt64) {
+    restsUntil = now + rest
+    rest = min(2 * rest, Self.rests.upperBound)
+    (sharedUntil, looks) = (0, 0)
   }
 }

@@ -284,8 +284,10 @@ final class Pager: @unchecked Sendable {
     }
     stallClock.rest()
     let longest = timeout
+    // Where memory grows unseen near the limit a pager that is woken comes sooner.
+    let isLooking = storm.isShared && hasTarget && members[0].pointee.account.reserve == 0
     serving.unlock()
-    let ready = look(longest)
+    let ready = isLooking ? look(longest) : poll(&polled, nfds_t(polled.count), longest)
     serving.lock()
     if ready == 0 { buffers.ahead.pointee.clear() }
     if ready > 0 && polled[0].revents != 0 { takeRings() }
@@ -294,16 +296,20 @@ final class Pager: @unchecked Sendable {
   /// As poll. While several threads fault in turn the pager does not sleep, but offers its CPU to whoever wants it: a pager that sleeps is woken by
   /// the next fault, wherever that comes from, and in a guest it costs as much as the fault itself to wake a thread on another CPU.
   private func look(_ longest: Int32) -> Int32 {
-    guard storm.isShared else { return poll(&polled, nfds_t(polled.count), longest) }
-    var now = vs_monotonic_ns()
-    while storm.isShared {
+    // What it waits for its CPU after it has yielded is no delay of a wake-up.
+    stallClock.forgetDelay()
+    let start = vs_monotonic_ns()
+    var now = start
+    while now - start < FaultStorm.patience {
       let ready = poll(&polled, nfds_t(polled.count), 0)
-      if ready != 0 { return ready }
+      if ready != 0 {
+        if now > start { storm.endedLook() }
+        return ready
+      }
       sched_yield()
-      let before = now
       now = vs_monotonic_ns()
-      storm.yielded(now - before, now: now)
     }
+    storm.endedLookInVain(at: now)
     return poll(&polled, nfds_t(polled.count), longest)
   }
 

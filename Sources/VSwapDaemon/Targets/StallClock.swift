@@ -58,6 +58,9 @@ struct StallClock {
     account.stalled(nanoseconds: UInt64(served) * (late + wakeDelay + countedUntil - beganAt + Self.switching))
   }
 
+  /// The pager's thread will wait for its CPU for other reasons.
+  mutating func forgetDelay() { (runs.count, wakeDelay) = (0, 0) }
+
   private mutating func learnDelay() {
     faultsUntilLook = Self.faultsPerLook
     var now = (delay: UInt64(0), count: UInt64(0))

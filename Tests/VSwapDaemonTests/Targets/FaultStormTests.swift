@@ -22,11 +22,12 @@ import Testing
       return storm.note(faults: faults, thread: thread, now: now)
     }
 
-    /// A thread is found to compute while the storm is shared; it is shared again after so long, and not before. One of two threads faults
+    /// The pager looks in vain while the storm is shared; it is shared again after so long, and not before. One of two threads faults
     /// every 100 microseconds.
-    mutating func computes(forMilliseconds rest: Int) {
+    mutating func looksInVain(restingMilliseconds rest: Int) {
       #expect(storm.isShared)
-      storm.yielded(51_000, now: now)
+      storm.endedLookInVain(at: now)
+      #expect(!storm.isShared && !storm.isCrowded)
       for _ in 1..<10 * rest {
         round(faults % 2 == 0 ? 7 : 8, after: 100_000)
         #expect(!storm.isShared && !storm.isCrowded)
@@ -49,7 +50,6 @@ import Testing
 
   @Test func roundsWithoutFaultsAreNone() {
     var rounds = Rounds(17, [7])
-    rounds.storm.yielded(0, now: .max)
     let wasNoted = rounds.round(8, after: 1, faults: 0)
     #expect(!wasNoted && rounds.storm.isBeginning && !rounds.storm.isShared)
   }
@@ -64,20 +64,20 @@ import Testing
     #expect(!rounds.storm.isShared && !rounds.storm.isCrowded)
   }
 
-  @Test func threadsThatTakeTurnsShareUntilNoneFaults() {
+  @Test func threadsThatTakeTurnsShareUntilOneIsLeft() {
     #expect(!Rounds(16, [7, 8]).storm.isShared)
     var rounds = Rounds(17, [7, 8])
     #expect(rounds.storm.isShared)
-    rounds.storm.yielded(1000, now: rounds.now + FaultStorm.gap - 1)
+    // The last one goes on alone.
+    rounds.round(7, after: FaultStorm.gap - 1)
     #expect(rounds.storm.isShared)
-    rounds.storm.yielded(1000, now: rounds.now + FaultStorm.gap)
+    rounds.round(7, after: 1)
     #expect(!rounds.storm.isShared)
     // Several faults in one round are of several threads.
-    rounds.round(7, after: FaultStorm.gap - 1, faults: 2)
+    rounds.round(7, after: 1, faults: 2)
     #expect(rounds.storm.isShared)
     // Far from each other faults are no storm.
-    rounds.storm.yielded(1000, now: rounds.now + FaultStorm.gap)
-    for thread: Int32 in [7, 8, 7, 8] { rounds.round(thread, after: FaultStorm.gap) }
+    for thread: Int32 in [8, 7, 8, 7] { rounds.round(thread, after: FaultStorm.gap) }
     #expect(!rounds.storm.isShared)
   }
 
@@ -94,14 +94,14 @@ import Testing
     #expect(rounds.storm.isCrowded)
   }
 
-  @Test func whereThreadsComputeItSleepsForAWhile() {
+  @Test func whereLookingIsInVainItSleepsForAWhile() {
     var rounds = Rounds(20, [7, 8])
-    // Milliseconds: each time twice as many, but not for ever.
-    for rest in [1, 2, 4, 8, 16, 32, 64, 64] { rounds.computes(forMilliseconds: rest) }
-    // The CPU comes back soon, 256 times.
-    for _ in 0..<255 { rounds.storm.yielded(1000, now: rounds.now) }
-    rounds.computes(forMilliseconds: 64)
-    for _ in 0..<256 { rounds.storm.yielded(1000, now: rounds.now) }
-    rounds.computes(forMilliseconds: 1)
+    // Each time twice as long, but not for ever.
+    for rest in [1, 2, 4, 8, 16, 32, 64, 64] { rounds.looksInVain(restingMilliseconds: rest) }
+    // Until it was of use 256 times in a row.
+    for _ in 0..<255 { rounds.storm.endedLook() }
+    rounds.looksInVain(restingMilliseconds: 64)
+    for _ in 0..<256 { rounds.storm.endedLook() }
+    rounds.looksInVain(restingMilliseconds: 1)
   }
 }
