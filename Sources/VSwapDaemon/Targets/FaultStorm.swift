@@ -25,14 +25,14 @@ struct FaultStorm {
   private var rest = rests.lowerBound
   private var looks = 0
 
-  /// After a round of the pager. `faults`: all there ever were, `thread`: of the first one in it. false: there was none in it.
-  mutating func note(faults total: Int, thread last: Int32, now: UInt64) -> Bool {
+  /// After a round of the pager. `faults`: all there ever were, `thread`: whose the first one in it was. false: there was none in it.
+  mutating func note(faults total: Int, thread: Int32, now: UInt64) -> Bool {
     guard total != faults else { return false }
     rounds = now - at < Self.gap ? rounds + 1 : 0
-    let isNew = last != threads.0
+    let isNew = thread != threads.0
     if isRaging && (total - faults > 1 || isNew) && now >= restsUntil { sharedUntil = now + Self.gap }
-    if total - faults > 2 || isNew && last != threads.1 { crowdedUntil = now + Self.gap }
-    if isNew { threads = (last, threads.0) }
+    if total - faults > 2 || isNew && thread != threads.1 { crowdedUntil = now + Self.gap }
+    if isNew { threads = (thread, threads.0) }
     (faults, at) = (total, now)
     return true
   }

@@ -475,9 +475,9 @@ final class Pager: @unchecked Sendable {
   /// Where does the faulting thread run? Asked every 16 rounds, more often when a storm of faults has just begun, and less often as long as the answer
   /// is the same: asking costs as much as a fault.
   ///
-  /// Not while several threads fault in turn, each of them somewhere else, nor while memory grows unseen near the limit. A thread that moves while it is ahead of its share of CPU time takes that along,
-  /// and the scheduler (EEVDF, `place_entity`) makes as much more of it as the thread weighs more than those at the new place: at nice -19
-  /// beside one thread at nice 0, 71 times. It then does not run for 20 ms, in which programs map tens of megabytes. Programs that fault only wait.
+  /// Not while several threads fault in turn, each of them somewhere else, nor while memory grows unseen near the limit. A thread that moves while it
+  /// is ahead of its share of CPU time takes that along, and the scheduler (EEVDF, `place_entity`) makes as much more of it as the thread weighs more
+  /// than those at the new place: at nice -19 beside one thread at nice 0, 71 times. It then does not run for 20 ms, in which programs map tens of megabytes. Programs that fault only wait.
   private func followFaults() {
     roundsSinceLook += 1
     guard roundsSinceLook >= roundsPerLook, !storm.isShared, members[0].pointee.account.reserve == 0 else { return }
