@@ -27,6 +27,10 @@ static bool fail(const char *what) {
   return false;
 }
 
+/// Whether a call on the socket is to be made again: a signal interrupted it. Being stopped and continued does that too, and work that
+/// io_uring completes for this thread, whether there are handlers or not: a socket that gives up after some time does not start again by itself.
+static bool interrupted(ssize_t result) { return result < 0 && errno == EINTR; }
+
 static bool connect_to(const char *path) {
   if (!path[0]) return false;
   int fd = socket(AF_UNIX, SOCK_SEQPACKET | SOCK_CLOEXEC, 0);
@@ -34,8 +38,12 @@ static bool connect_to(const char *path) {
   struct timeval time = {HANDSHAKE_SECONDS, 0};
   struct sockaddr_un name = {.sun_family = AF_UNIX};
   memcpy(name.sun_path, path, strnlen(path, sizeof(name.sun_path) - 1));
-  if (setsockopt(fd, SOL_SOCKET, SO_RCVTIMEO, &time, sizeof(time)) != 0 ||
-      connect(fd, (struct sockaddr *)&name, sizeof(name)) != 0) {
+  int result = setsockopt(fd, SOL_SOCKET, SO_RCVTIMEO, &time, sizeof(time));
+  if (result == 0) {
+    do result = connect(fd, (struct sockaddr *)&name, sizeof(name));
+    while (interrupted(result));
+  }
+  if (result != 0) {
     close(fd);
     return false;
   }
@@ -59,7 +67,10 @@ static bool send_message(const void *data, size_t length, int descriptor) {
     header->cmsg_len = CMSG_LEN(sizeof(int));
     memcpy(CMSG_DATA(header), &descriptor, sizeof(int));
   }
-  return sendmsg(shim->socket, &message, MSG_NOSIGNAL) == (ssize_t)length;
+  ssize_t sent;
+  do sent = sendmsg(shim->socket, &message, MSG_NOSIGNAL);
+  while (interrupted(sent));
+  return sent == (ssize_t)length;
 }
 
 /// Receives a welcome and exactly `count` descriptors.
@@ -73,7 +84,9 @@ static bool receive_welcome(struct vswap_welcome *welcome, int *descriptors, siz
                            .msg_iovlen = 1,
                            .msg_control = control.buffer,
                            .msg_controllen = sizeof(control.buffer)};
-  ssize_t length = recvmsg(shim->socket, &message, MSG_CMSG_CLOEXEC);
+  ssize_t length;
+  do length = recvmsg(shim->socket, &message, MSG_CMSG_CLOEXEC);
+  while (interrupted(length));
   if (length != (ssize_t)sizeof(*welcome) || welcome->magic != VSWAP_MAGIC)
     return fail("the daemon closed the connection or speaks another version");
   welcome->text[VSWAP_TEXT_MAX - 1] = 0;

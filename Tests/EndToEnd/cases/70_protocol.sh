@@ -32,3 +32,29 @@ case_garbage_from_the_daemon() {
   kill "$peer"
   wait "$peer" 2>/dev/null || true
 }
+
+# A program that is stopped and continued while it waits for the daemon's answer (^Z and fg, a debugger) takes that for no answer: the call it
+# waits in ends with EINTR then, though no handler ran.
+case_stopped_while_attaching() {
+  [[ -z $NATIVE ]] || skip "it needs vswapd"
+  local status=0
+  start_daemon
+  kill -STOP "$DAEMON"
+  VSWAP_SOCKET=$RUNTIME/attach.sock VSWAP_REQUIRED=1 LD_PRELOAD=$BIN/libvswap.so "$PROGRAMS/fill" --size 8 --verify --seed "$SEED" &
+  local program=$!
+  # shellcheck disable=SC2317  # wait_until calls it
+  waits_for_the_daemon() { grep -qs wait_for_more_packets "/proc/$program/task"/*/wchan; }
+  # shellcheck disable=SC2317
+  is_stopped() { grep -qs '^State:[[:space:]]*T' "/proc/$program/status"; }
+  wait_until 10 waits_for_the_daemon || fail "the program does not wait for the daemon: $(tail -vn +1 "/proc/$program/task"/*/wchan)"
+  for _ in 1 2 3; do
+    kill -STOP "$program"
+    wait_until 10 is_stopped || fail "the program does not stop"
+    kill -CONT "$program"
+    wait_until 10 waits_for_the_daemon || fail "the program waits no longer: $(tail -vn +1 "/proc/$program/task"/*/wchan)"
+  done
+  kill -CONT "$DAEMON"
+  wait "$program" || status=$?
+  ((status == 0)) || fail "status $status instead of 0"
+  stop_daemon
+}
