@@ -252,6 +252,12 @@ int vs_set_cpu(int cpu) {
   return result_of(sched_setaffinity(0, sizeof(set), &set));
 }
 
+int vs_unset_cpu(void) {
+  cpu_set_t set;
+  if (sched_getaffinity(getpid(), sizeof(set), &set) != 0) return -errno;
+  return result_of(sched_setaffinity(0, sizeof(set), &set));
+}
+
 // struct sched_attr as of Linux 3.14; glibc declares it from 2.41 on.
 struct attributes {
   uint32_t size, policy;

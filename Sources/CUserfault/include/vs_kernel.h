@@ -61,6 +61,8 @@ int vs_cpu_of_thread(pid_t thread);
 uint64_t vs_growth_of_mremap(pid_t thread);
 /// Pins the calling thread.
 int vs_set_cpu(int cpu);
+/// Runs the calling thread wherever the process's first one may. 0 or -errno.
+int vs_unset_cpu(void);
 /// The calling thread gets the least share of a CPU that others want, in the shortest slices. It is an ordinary thread all the same: a CPU that runs it is
 /// no idle one to the scheduler, as it would be with SCHED_IDLE. 0, or -errno.
 int vs_humble_thread(void);

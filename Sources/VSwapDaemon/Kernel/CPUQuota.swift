@@ -1,10 +1,8 @@
-import Glibc
-
 /// Limits of CPU time that control groups put on this process.
 enum CPUQuota {
   /// Whether a group that this process is in has one, as far as it can see them.
   static var isSet: Bool {
-    guard let groups = text("/proc/self/cgroup") else { return false }
+    guard let groups = SmallFile.text("/proc/self/cgroup") else { return false }
     for line in groups.split(separator: "\n") {
       // Hierarchy, controllers, path: "0::/a/b" is version 2's.
       let fields = line.split(separator: ":", maxSplits: 2, omittingEmptySubsequences: false)
@@ -23,18 +21,8 @@ enum CPUQuota {
     var names = path.split(separator: "/")
     while true {
       let place = ([root] + names.map(String.init) + [file]).joined(separator: "/")
-      if let value = text(place), let first = value.first, first.isNumber { return true }
+      if let value = SmallFile.text(place), let first = value.first, first.isNumber { return true }
       guard names.popLast() != nil else { return false }
-    }
-  }
-
-  private static func text(_ path: String) -> String? {
-    let descriptor = open(path, O_RDONLY | O_CLOEXEC)
-    guard descriptor >= 0 else { return nil }
-    defer { close(descriptor) }
-    return withUnsafeTemporaryAllocation(byteCount: 16384, alignment: 1) { buffer in
-      let count = read(descriptor, buffer.baseAddress, buffer.count)
-      return count < 0 ? nil : String(decoding: buffer[..<count], as: UTF8.self)
     }
   }
 }

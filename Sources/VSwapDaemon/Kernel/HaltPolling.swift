@@ -4,10 +4,11 @@ import Synchronization
 
 /// Keeps CPUs of a small virtual machine from halting between faults that follow each other quickly.
 ///
-/// A fault takes two wake-ups, and waking a CPU that has halted costs 25 us or more in a guest, longer than all the rest. The scheduler sends a
-/// thread that is woken to an idle CPU; so a thread spins for some microseconds more on those CPUs where the pager is not: they do not halt, and count
-/// as used, so that pager and program come to share a CPU. Guest kernels do something like it themselves where their host has not turned it off
-/// (Documentation/virt/guest-halt-polling.rst).
+/// A fault takes two wake-ups, and waking a CPU that has halted costs 25 us or more in a guest, longer than all the rest. Guest kernels poll before they
+/// halt where their host has not turned that off (Documentation/virt/guest-halt-polling.rst); where the daemon may, it asks them to (`CPULatency`).
+///
+/// The scheduler sends a thread that is woken to an idle CPU. Where one thread faults it does so on the pager's CPU best, which takes no wake-up between
+/// CPUs at all; so a thread spins on those CPUs where the pager is not: they count as used, and do not halt either.
 ///
 /// It is an ordinary thread of the least weight, not one of SCHED_IDLE: the scheduler takes a CPU with nothing but such threads for an idle one
 /// (`sched_idle_cpu`), which it sends threads to and pulls threads to. It offers the CPU every two microseconds or so, which threads of its own
@@ -38,34 +39,42 @@ struct HaltPolling: @unchecked Sendable {
 
   private let places: UnsafeMutablePointer<Place>
   private let count: Int
+  private let latency: CPULatency
 
   /// For this machine: of use in a virtual machine with few CPUs only, and only where nobody counts the daemon's CPU time against a quota
   /// that the program may have to share.
   static func create() -> HaltPolling {
     let cpus = sysconf(Int32(_SC_NPROCESSORS_ONLN))
-    return create(cpus: (2...mostCPUs).contains(cpus) && vs_is_guest() != 0 && !CPUQuota.isSet ? cpus : 0)
+    guard (2...mostCPUs).contains(cpus), vs_is_guest() != 0, !CPUQuota.isSet else { return create(cpus: 0, latency: .ofNoUse) }
+    return create(cpus: cpus, latency: .create())
   }
 
   /// For the first `cpus` CPUs; 0: it does nothing.
-  static func create(cpus: Int) -> HaltPolling {
+  static func create(cpus: Int, latency: CPULatency) -> HaltPolling {
     let places = UnsafeMutablePointer<Place>.allocate(capacity: max(1, cpus))
     for index in 0..<cpus {
       let bell = vs_semaphore()
-      guard bell >= 0 else { return HaltPolling(places: places, count: index) }
+      guard bell >= 0 else { return HaltPolling(places: places, count: index, latency: latency) }
       (places + index).initialize(to: Place(bell: bell))
     }
-    return HaltPolling(places: places, count: cpus)
+    return HaltPolling(places: places, count: cpus, latency: latency)
   }
 
   var isOfUse: Bool { count > 1 }
+  /// CPUs that are idle do not halt when asked, without anybody spinning there.
+  var kernelPolls: Bool { latency.isOfUse }
 
   /// The threads run for as long as the daemon does. A CPU without one halts as it always did.
   func start() {
+    latency.start()
     for cpu in 0..<count { try? Thread.start("vswap-halt-\(cpu)") { [self] in run(cpu) } }
   }
 
-  /// No CPU but `here` halts from `now` until `until`, in monotonic nanoseconds.
-  func keepAwake(except here: Int32, from now: UInt64, until: UInt64) {
+  /// CPUs that are idle poll until `until`, in monotonic nanoseconds, if the kernel does that for the daemon.
+  func pollIdle(until: UInt64) { latency.hold(until: until) }
+
+  /// Threads spin on all CPUs but `here` from `now` until `until`, in monotonic nanoseconds.
+  func keepBusy(except here: Int32, from now: UInt64, until: UInt64) {
     for cpu in 0..<count where cpu != Int(here) && places[cpu].restsUntil.load(ordering: .relaxed) <= now {
       places[cpu].until.store(until, ordering: .sequentiallyConsistent)
       guard places[cpu].isAsleep.load(ordering: .sequentiallyConsistent) else { continue }

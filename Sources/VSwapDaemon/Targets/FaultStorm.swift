@@ -2,6 +2,10 @@
 struct FaultStorm {
   /// Nanoseconds: a page from RAM is asked for, brought and used in a small part of it.
   static let gap: UInt64 = 200_000
+  /// Nanoseconds between faults that still follow each other steadily: a read from a disk may take so long.
+  private static let lull: UInt64 = 2_000_000
+  /// Nanoseconds after a steady fault for which a halted CPU would be in the way.
+  static let aftermath: UInt64 = 10_000_000
   /// Nanoseconds for which the pager looks for faults without sleeping. In a storm the next one comes in a small part of it, unless somebody has the
   /// pager's CPU, or the threads that it woke there do not get it: those of another scheduler group do not by its yielding.
   static let patience: UInt64 = 50_000
@@ -17,6 +21,7 @@ struct FaultStorm {
   private var threads: (Int32, Int32) = (0, 0)
   private var at: UInt64 = 0
   private var rounds = 0
+  private var steadyRounds = 0
   /// Monotonic nanoseconds until which several threads are taken to fault in turn.
   private var sharedUntil: UInt64 = 0
   /// The same for three or more.
@@ -29,22 +34,27 @@ struct FaultStorm {
   mutating func note(faults total: Int, thread: Int32, now: UInt64) -> Bool {
     guard total != faults else { return false }
     rounds = now - at < Self.gap ? rounds + 1 : 0
+    steadyRounds = now - at < Self.lull ? steadyRounds + 1 : 0
     let isNew = thread != threads.0
-    if isRaging && (total - faults > 1 || isNew) && now >= restsUntil { sharedUntil = now + Self.gap }
+    if isRaging && (total - faults > 1 || isNew) { sharedUntil = now + Self.gap }
     if total - faults > 2 || isNew && thread != threads.1 { crowdedUntil = now + Self.gap }
     if isNew { threads = (thread, threads.0) }
     (faults, at) = (total, now)
     return true
   }
 
-  /// Whether it has lasted long enough for CPUs to be kept awake.
+  /// Whether faults have come often enough, for long enough, for the kernel to be asked not to halt CPUs.
+  var isSteady: Bool { steadyRounds >= Self.young.lowerBound }
+  /// Whether it has lasted long enough for CPUs to be kept busy.
   var isRaging: Bool { rounds >= Self.young.lowerBound }
   var isBeginning: Bool { rounds == Self.young.lowerBound }
   var isYoung: Bool { Self.young.contains(rounds) }
-  /// Several threads fault in turn, and it is of use to look for faults without sleeping.
+  /// Several threads fault in turn.
   var isShared: Bool { at < sharedUntil }
+  /// They do, and it is of use to look for their faults without sleeping.
+  var isToBeWatched: Bool { isShared && at >= restsUntil }
   /// Three or more do: then threads gather around the pager by themselves.
-  var isCrowded: Bool { isShared && at < crowdedUntil }
+  var isCrowded: Bool { isToBeWatched && at < crowdedUntil }
 
   /// The pager yielded, and found something.
   mutating func endedLook() {
@@ -56,6 +66,6 @@ struct FaultStorm {
   mutating func endedLookInVain(at now: UInt64) {
     restsUntil = now + rest
     rest = min(2 * rest, Self.rests.upperBound)
-    (sharedUntil, looks) = (0, 0)
+    looks = 0
   }
 }

@@ -285,7 +285,7 @@ final class Pager: @unchecked Sendable {
     stallClock.rest()
     let longest = timeout
     // Where memory grows unseen near the limit a pager that is woken comes sooner.
-    let isLooking = storm.isShared && hasTarget && members[0].pointee.account.reserve == 0
+    let isLooking = storm.isToBeWatched && hasTarget && members[0].pointee.account.reserve == 0
     serving.unlock()
     let ready = isLooking ? look(longest) : poll(&polled, nfds_t(polled.count), longest)
     serving.lock()
@@ -480,7 +480,7 @@ final class Pager: @unchecked Sendable {
   /// than those at the new place: at nice -19 beside one thread at nice 0, 71 times. It then does not run for 20 ms, in which programs map tens of megabytes. Programs that fault only wait.
   private func followFaults() {
     roundsSinceLook += 1
-    guard roundsSinceLook >= roundsPerLook, !storm.isShared, members[0].pointee.account.reserve == 0 else { return }
+    guard roundsSinceLook >= roundsPerLook, !staysWhereItIs, members[0].pointee.account.reserve == 0 else { return }
     roundsSinceLook = 0
     roundsPerLook = min(2 * roundsPerLook, 256)
     // The latest fault's place still says who it was.
@@ -490,18 +490,30 @@ final class Pager: @unchecked Sendable {
     roundsPerLook = storm.isYoung && haltPolling.isOfUse ? 1 : 16
   }
 
-  /// While faults of one thread, or two, follow each other closely the CPUs around this one do not halt in between. More threads than that are then
-  /// woken there, each by an interrupt. Not this one, also not while a read is waited for: with somebody spinning here the scheduler would wake
-  /// the program elsewhere.
+  /// While faults follow each other closely no CPU halts in between, if the kernel can be had to poll instead. While they are of one thread, somebody
+  /// spins on the CPUs around this one; of two as well where the kernel does not poll, but not of more: those are woken there, each by an interrupt.
+  /// On this CPU nobody spins, also not while a read is waited for: the scheduler would wake the program elsewhere.
   private func keepAwake() {
     guard haltPolling.isOfUse else { return }
     let faults = members[0].pointee.counters.faults
     let now = vs_monotonic_ns()
     let isWaiting = buffers.reader.askedUnderWay > 0
     let hadFaults = storm.note(faults: faults, thread: buffers.faults[0].thread, now: now)
-    guard hadFaults || isWaiting, storm.isRaging, !storm.isCrowded else { return }
+    guard hadFaults || isWaiting else { return }
+    if storm.isSteady { haltPolling.pollIdle(until: now + FaultStorm.aftermath) }
+    guard storm.isRaging else { return }
+    if haltPolling.kernelPolls ? storm.isShared : storm.isCrowded { return stay() }
     if storm.isBeginning { roundsPerLook = 1 }
-    haltPolling.keepAwake(except: vs_current_cpu(), from: now, until: now + FaultStorm.gap)
+    haltPolling.keepBusy(except: vs_current_cpu(), from: now, until: now + FaultStorm.gap)
+  }
+
+  /// Where the kernel polls there is no haste, and no reason to be on the same CPU as one of several threads.
+  private var staysWhereItIs: Bool { haltPolling.kernelPolls ? storm.isShared : storm.isToBeWatched }
+
+  /// Follows nobody any more: where this thread runs is the scheduler's business again.
+  private func stay() {
+    guard haltPolling.kernelPolls, lastCPU >= 0, vs_unset_cpu() == 0 else { return }
+    lastCPU = -1
   }
 
   // MARK: - Requests of the target's own threads

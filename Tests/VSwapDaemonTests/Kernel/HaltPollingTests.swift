@@ -7,14 +7,14 @@ import Testing
 @Suite struct HaltPollingTests {
   /// It polls as long as it is asked to, sleeps afterwards, and can be woken again.
   @Test func pollsUntilItsTimeIsOver() {
-    let polling = HaltPolling.create(cpus: 2)
+    let polling = HaltPolling.create(cpus: 2, latency: .ofNoUse)
     polling.start()
     #expect(polling.isOfUse && polling.turns(0) == 0)
     for _ in 0..<3 {
       let before = polling.turns(0)
       // Others may need the CPU for long: it is asked again until it had a turn.
       while polling.turns(0) == before {
-        polling.keepAwake(except: 1, from: .max, until: vs_monotonic_ns() + 20_000_000)
+        polling.keepBusy(except: 1, from: .max, until: vs_monotonic_ns() + 20_000_000)
         usleep(1000)
       }
       usleep(25_000)
@@ -30,8 +30,8 @@ import Testing
   }
 
   @Test func withoutCPUsItDoesNothing() {
-    let polling = HaltPolling.create(cpus: 0)
-    polling.keepAwake(except: 0, from: 0, until: .max)
+    let polling = HaltPolling.create(cpus: 0, latency: .ofNoUse)
+    polling.keepBusy(except: 0, from: 0, until: .max)
     #expect(!polling.isOfUse)
   }
 }

@@ -22,18 +22,18 @@ import Testing
       return storm.note(faults: faults, thread: thread, now: now)
     }
 
-    /// The pager looks in vain while the storm is shared; it is shared again after so long, and not before. One of two threads faults
+    /// The pager looks in vain while the storm is to be watched; it is so again after so long, and not before. One of two threads faults
     /// every 100 microseconds.
     mutating func looksInVain(restingMilliseconds rest: Int) {
-      #expect(storm.isShared)
+      #expect(storm.isToBeWatched)
       storm.endedLookInVain(at: now)
-      #expect(!storm.isShared && !storm.isCrowded)
+      #expect(storm.isShared && !storm.isToBeWatched && !storm.isCrowded)
       for _ in 1..<10 * rest {
         round(faults % 2 == 0 ? 7 : 8, after: 100_000)
-        #expect(!storm.isShared && !storm.isCrowded)
+        #expect(storm.isShared && !storm.isToBeWatched && !storm.isCrowded)
       }
       round(faults % 2 == 0 ? 7 : 8, after: 100_000)
-      #expect(storm.isShared)
+      #expect(storm.isToBeWatched)
     }
   }
 
@@ -46,6 +46,16 @@ import Testing
     #expect(rounds.storm.isRaging && !rounds.storm.isBeginning && rounds.storm.isYoung)
     rounds.round(7, after: FaultStorm.gap)
     #expect(!rounds.storm.isRaging)
+  }
+
+  @Test func faultsThatAreNoStormCanBeSteady() {
+    var rounds = Rounds(0, [7])
+    for count in 1...40 {
+      rounds.round(7, after: 1_999_999)
+      #expect(rounds.storm.isSteady == (count > 16) && !rounds.storm.isRaging)
+    }
+    rounds.round(7, after: 2_000_000)
+    #expect(!rounds.storm.isSteady)
   }
 
   @Test func roundsWithoutFaultsAreNone() {
