@@ -510,9 +510,10 @@ final class Pager: @unchecked Sendable {
   /// Where the kernel polls there is no haste, and no reason to be on the same CPU as one of several threads.
   private var staysWhereItIs: Bool { haltPolling.kernelPolls ? storm.isShared : storm.isToBeWatched }
 
-  /// Follows nobody any more: where this thread runs is the scheduler's business again.
+  /// Follows nobody any more: where this thread runs is the scheduler's business again. Not while memory grows unseen near the limit: as for
+  /// `followFaults`, a heavy thread that moves may not run for long.
   private func stay() {
-    guard haltPolling.kernelPolls, lastCPU >= 0, vs_unset_cpu() == 0 else { return }
+    guard haltPolling.kernelPolls, lastCPU >= 0, members[0].pointee.account.reserve == 0, vs_unset_cpu() == 0 else { return }
     lastCPU = -1
   }
 
