@@ -23,8 +23,8 @@ struct CPULatency: @unchecked Sendable {
   }
 
   private static let device = "/dev/cpu_dma_latency"
-  /// The first state of an idle driver that can poll has this name (drivers/cpuidle/poll_state.c).
-  private static let firstState = "/sys/devices/system/cpu/cpu0/cpuidle/state0/name"
+  /// Of an idle driver that can poll it has this name (drivers/cpuidle/poll_state.c).
+  private static let firstState = "/sys/devices/system/cpu/cpu0/cpuidle/state0"
   /// Microseconds of latency: none, and as many as there may be (`PM_QOS_CPU_LATENCY_DEFAULT_VALUE`).
   private static let none: Int32 = 0
   private static let any: Int32 = 2_000_000_000
@@ -36,7 +36,8 @@ struct CPULatency: @unchecked Sendable {
 
   /// For this machine. It is of use where the idle driver can poll and the daemon may ask, which is root's.
   static func create() -> CPULatency {
-    guard SmallFile.text(firstState) == "POLL\n" else { return .ofNoUse }
+    guard SmallFile.text(firstState + "/name") == "POLL\n", SmallFile.text(firstState + "/disable") != "1\n"
+    else { return .ofNoUse }
     let request = open(device, O_WRONLY | O_CLOEXEC)
     guard request >= 0 else { return .ofNoUse }
     let bell = vs_semaphore()

@@ -4,6 +4,11 @@ struct FaultStorm {
   static let gap: UInt64 = 200_000
   /// Nanoseconds between faults that still follow each other steadily: a read from a disk may take so long.
   private static let lull: UInt64 = 2_000_000
+  /// Nanoseconds without a fault after which none of all that matters, whatever is being waited for.
+  private static let end: UInt64 = 100_000_000
+  /// Nanoseconds for which several threads are reckoned with after they have faulted in turn: to change between what is best for one and what is best
+  /// for several takes system calls, and moves the pager.
+  private static let memory: UInt64 = 5_000_000
   /// Nanoseconds after a steady fault for which a halted CPU would be in the way.
   static let aftermath: UInt64 = 10_000_000
   /// Nanoseconds for which the pager looks for faults without sleeping. In a storm the next one comes in a small part of it, unless somebody has the
@@ -24,6 +29,8 @@ struct FaultStorm {
   private var steadyRounds = 0
   /// Monotonic nanoseconds until which several threads are taken to fault in turn.
   private var sharedUntil: UInt64 = 0
+  /// The same, with `memory`.
+  private var severalUntil: UInt64 = 0
   /// The same for three or more.
   private var crowdedUntil: UInt64 = 0
   private var restsUntil: UInt64 = 0
@@ -36,7 +43,7 @@ struct FaultStorm {
     rounds = now - at < Self.gap ? rounds + 1 : 0
     steadyRounds = now - at < Self.lull ? steadyRounds + 1 : 0
     let isNew = thread != threads.0
-    if isRaging && (total - faults > 1 || isNew) { sharedUntil = now + Self.gap }
+    if isRaging && (total - faults > 1 || isNew) { (sharedUntil, severalUntil) = (now + Self.gap, now + Self.memory) }
     if total - faults > 2 || isNew && thread != threads.1 { crowdedUntil = now + Self.gap }
     if isNew { threads = (thread, threads.0) }
     (faults, at) = (total, now)
@@ -44,13 +51,15 @@ struct FaultStorm {
   }
 
   /// Whether faults have come often enough, for long enough, for the kernel to be asked not to halt CPUs.
-  var isSteady: Bool { steadyRounds >= Self.young.lowerBound }
+  func isSteady(at now: UInt64) -> Bool { steadyRounds >= Self.young.lowerBound && now - at < Self.end }
   /// Whether it has lasted long enough for CPUs to be kept busy.
   var isRaging: Bool { rounds >= Self.young.lowerBound }
   var isBeginning: Bool { rounds == Self.young.lowerBound }
   var isYoung: Bool { Self.young.contains(rounds) }
   /// Several threads fault in turn.
   var isShared: Bool { at < sharedUntil }
+  /// They did lately.
+  var isOfSeveral: Bool { at < severalUntil }
   /// They do, and it is of use to look for their faults without sleeping.
   var isToBeWatched: Bool { isShared && at >= restsUntil }
   /// Three or more do: then threads gather around the pager by themselves.

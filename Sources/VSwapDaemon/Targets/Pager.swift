@@ -89,6 +89,8 @@ final class Pager: @unchecked Sendable {
   private var map: MemoryMap
   private var polled: [pollfd] = []
   private var lastCPU: Int32 = -1
+  /// It was there once, and runs where the scheduler likes now.
+  private var isAdrift = false
   /// Monotonic nanoseconds since which threads have been waiting without a break; 0: none is.
   private var waitingSince: UInt64 = 0
   private var storm = FaultStorm()
@@ -486,7 +488,7 @@ final class Pager: @unchecked Sendable {
     // The latest fault's place still says who it was.
     let cpu = vs_cpu_of_thread(buffers.faults[0].thread)
     guard cpu >= 0, cpu != lastCPU, vs_set_cpu(cpu) == 0 else { return }
-    lastCPU = cpu
+    (lastCPU, isAdrift) = (cpu, false)
     roundsPerLook = storm.isYoung && haltPolling.isOfUse ? 1 : 16
   }
 
@@ -495,26 +497,34 @@ final class Pager: @unchecked Sendable {
   /// On this CPU nobody spins, also not while a read is waited for: the scheduler would wake the program elsewhere.
   private func keepAwake() {
     guard haltPolling.isOfUse else { return }
+    if members[0].pointee.account.reserve != 0 { stayHere() }
     let faults = members[0].pointee.counters.faults
     let now = vs_monotonic_ns()
     let isWaiting = buffers.reader.askedUnderWay > 0
     let hadFaults = storm.note(faults: faults, thread: buffers.faults[0].thread, now: now)
     guard hadFaults || isWaiting else { return }
-    if storm.isSteady { haltPolling.pollIdle(until: now + FaultStorm.aftermath) }
+    if storm.isSteady(at: now) { haltPolling.pollIdle(until: now + FaultStorm.aftermath) }
     guard storm.isRaging else { return }
-    if haltPolling.kernelPolls ? storm.isShared : storm.isCrowded { return stay() }
+    if haltPolling.kernelPolls ? storm.isOfSeveral : storm.isCrowded { return stay() }
     if storm.isBeginning { roundsPerLook = 1 }
     haltPolling.keepBusy(except: vs_current_cpu(), from: now, until: now + FaultStorm.gap)
   }
 
   /// Where the kernel polls there is no haste, and no reason to be on the same CPU as one of several threads.
-  private var staysWhereItIs: Bool { haltPolling.kernelPolls ? storm.isShared : storm.isToBeWatched }
+  private var staysWhereItIs: Bool { haltPolling.kernelPolls ? storm.isOfSeveral : storm.isToBeWatched }
 
   /// Follows nobody any more: where this thread runs is the scheduler's business again. Not while memory grows unseen near the limit: as for
   /// `followFaults`, a heavy thread that moves may not run for long.
   private func stay() {
     guard haltPolling.kernelPolls, lastCPU >= 0, members[0].pointee.account.reserve == 0, vs_unset_cpu() == 0 else { return }
-    lastCPU = -1
+    (lastCPU, isAdrift) = (-1, true)
+  }
+
+  /// Ends that where it is.
+  private func stayHere() {
+    let cpu = vs_current_cpu()
+    guard isAdrift, cpu >= 0, vs_set_cpu(cpu) == 0 else { return }
+    (lastCPU, isAdrift) = (cpu, false)
   }
 
   // MARK: - Requests of the target's own threads

@@ -52,10 +52,12 @@ import Testing
     var rounds = Rounds(0, [7])
     for count in 1...40 {
       rounds.round(7, after: 1_999_999)
-      #expect(rounds.storm.isSteady == (count > 16) && !rounds.storm.isRaging)
+      #expect(rounds.storm.isSteady(at: rounds.now) == (count > 16) && !rounds.storm.isRaging)
     }
+    // Not for ever, if nothing happens.
+    #expect(rounds.storm.isSteady(at: rounds.now + 99_999_999) && !rounds.storm.isSteady(at: rounds.now + 100_000_000))
     rounds.round(7, after: 2_000_000)
-    #expect(!rounds.storm.isSteady)
+    #expect(!rounds.storm.isSteady(at: rounds.now))
   }
 
   @Test func roundsWithoutFaultsAreNone() {
@@ -82,7 +84,12 @@ import Testing
     rounds.round(7, after: FaultStorm.gap - 1)
     #expect(rounds.storm.isShared)
     rounds.round(7, after: 1)
-    #expect(!rounds.storm.isShared)
+    #expect(!rounds.storm.isShared && rounds.storm.isOfSeveral)
+    // The others are remembered for a while.
+    for _ in 0..<47 { rounds.round(7, after: 100_000) }
+    #expect(rounds.storm.isOfSeveral)
+    rounds.round(7, after: 100_000)
+    #expect(rounds.storm.isRaging && !rounds.storm.isOfSeveral)
     // Several faults in one round are of several threads.
     rounds.round(7, after: 1, faults: 2)
     #expect(rounds.storm.isShared)
