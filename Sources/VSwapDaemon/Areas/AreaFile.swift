@@ -136,6 +136,8 @@ struct AreaFile: Sendable {
       var opened = stat()
       guard fstat(descriptor, &opened) == 0 else { throw .last("fstat") }
       guard identifiers(opened) == (device, inode) else { throw .inTheWay }
+      // Who had it locked may have retired it.
+      guard isDevice || opened.st_nlink > 0 else { throw .removed }
       let bytes = isDevice ? try checkDevice(descriptor, wanted) : try checkFile(descriptor, opened, wanted)
       return try AreaFile(signing: descriptor, path: path, facts: opened, sizeBytes: bytes, wasMade: false)
     } catch {

@@ -30,6 +30,8 @@ enum AreaFileError: Error, Equatable {
   case known
   /// Something is at a path where nothing was a moment ago, or a symbolic link leads nowhere.
   case inTheWay
+  /// Another daemon had the file, and has retired it meanwhile.
+  case removed
   /// The file system has only `free` of the bytes that are needed.
   case noSpace(needed: Int, free: Int)
   case system(KernelError)

@@ -291,15 +291,17 @@ final class SwapAreas: @unchecked Sendable {
     writeback.nudge()
   }
 
+  /// Its path is another area's to have only when its file has gone, so until then it is listed, as one that is retired.
   private func remove(_ area: Area) {
-    lock.lock()
     files.set(area.number, -1)
-    layer.areas.remove(area.number)
-    areas.removeAll { $0.number == area.number }
-    lock.unlock()
     // A device can be opened again only when nobody holds it any more.
     sink.filesChanged()
     writeback.barrier()
+    Interleaving.point()
     area.file.close(removing: true)
+    lock.lock()
+    layer.areas.remove(area.number)
+    areas.removeAll { $0.number == area.number }
+    lock.unlock()
   }
 }

@@ -136,6 +136,8 @@ struct ControlRouter: Sendable {
   /// Returns nil, when everything has been said.
   private func swapoff(_ request: ControlRequest, _ stream: LineStream) throws(ControlError) -> ControlResponse? {
     let order = try decode(SwapoffRequest.self, request)
+    // Who went away cancels, also before a thread had time to begin; other requests may have been answered meanwhile.
+    guard stream.hasClient else { return nil }
     defer { streaming.add(-1) }
     guard streaming.add(1) <= Self.mostStreaming else {
       throw ControlError(.busy, "\(Self.mostStreaming) swapoffs are under way already; wait for one of them")

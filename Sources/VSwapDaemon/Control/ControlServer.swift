@@ -11,7 +11,7 @@ import VSwapAPI
 /// `start` and `stop` block and belong to one thread, which is none of these.
 final class ControlServer: Sendable {
   /// Requests that are answered at a time.
-  private static let workerCount = 4
+  static let workerCount = 4
   /// Connections at a time; one more is closed at once.
   private static let mostConnections = 64
   /// A connection that is silent for so long, without a request of its own under way, is closed.

@@ -26,6 +26,9 @@ final class LineStream: Sendable {
     began.load(ordering: .relaxed)
   }
 
+  /// Whether somebody is there to send to.
+  var hasClient: Bool { channel.isActive }
+
   /// Sends the head, if that was not done yet.
   func begin() {
     guard !began.exchange(true, ordering: .relaxed) else { return }
@@ -38,7 +41,7 @@ final class LineStream: Sendable {
   /// Sends `line`. While the one before is still on its way it drops a droppable line and waits with any other. Returns whether
   /// the client is still there.
   func send(_ line: ByteBuffer, isDroppable: Bool) -> Bool {
-    guard channel.isActive else { return false }
+    guard hasClient else { return false }
     if isDroppable && isSending.load(ordering: .relaxed) { return true }
     begin()
     isSending.store(true, ordering: .relaxed)

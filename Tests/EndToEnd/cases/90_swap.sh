@@ -52,8 +52,11 @@ evict_to_areas() {
 # What swapon --show says, independent of its format: whether it names the path.
 is_shown() { [[ $(ctl swapon --show --json | query "\"'$1'\" in str(s)") == True ]]; }
 is_active() { [[ $(area "$1" state) == active ]]; }
-# Neither draining nor on its way back.
-is_decided() { [[ $(area "$1" state) == @(active|gone) ]]; }
+# Neither draining nor on its way back. Leaves what it is in DECIDED.
+is_decided() {
+  DECIDED=$(area "$1" state)
+  [[ $DECIDED == @(active|gone) ]]
+}
 
 # last_line FILE EXPRESSION: of the object with which swapoff --json ends.
 last_line() { tail -n 1 "$1" | query "$2"; }
@@ -271,7 +274,7 @@ case_swap_off_busy_added() {
   stop_daemon
 }
 
-# A swapoff that is interrupted after at most so many milliseconds; leaves its state in STATE: off, cancelled, or "none" when it had no
+# A swapoff that is interrupted after at most so many milliseconds; leaves its state in STATE: off, refused, or "none" when it had no
 # time to say. It is timeout that signals, because it never signals a process that has ended: its number may be somebody else's by then.
 interrupt_swapoff() {
   local ms=$((1 + RANDOM % $1))
@@ -299,8 +302,9 @@ case_swap_off_cancelled() {
     make_room
     interrupt_swapoff $longest
     wait_until 20 is_decided "$CASE_DIR/a" || fail "neither active nor gone after $STATE: $(status "s['areas']")"
-    if is_active "$CASE_DIR/a"; then
-      [[ $STATE != off ]] || fail "said to be off, but active: $(status "s['areas']")"
+    if [[ $DECIDED == active ]]; then
+      # There is room for everything.
+      [[ $STATE == none ]] || fail "said to be $STATE, but active: $(<interrupted) $(status "s['areas']")"
       early=$((early + 1))
       longest=$((longest + longest / 16 + 1))
     else

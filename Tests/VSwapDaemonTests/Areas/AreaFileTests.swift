@@ -11,7 +11,7 @@ struct AreaFileTests {
     directory = try DiskDirectory()
   }
 
-  private func refusal(
+  private static func refusal(
     _ path: String, size: Int? = nil, known: [AreaFile] = []
   ) -> AreaFileError? {
     do {
@@ -20,6 +20,10 @@ struct AreaFileTests {
     } catch {
       return error
     }
+  }
+
+  private func refusal(_ path: String, size: Int? = nil, known: [AreaFile] = []) -> AreaFileError? {
+    Self.refusal(path, size: size, known: known)
   }
 
   @Test("a file is made with all of its blocks, private, and goes when it is removed")
@@ -74,6 +78,27 @@ struct AreaFileTests {
     #expect(refusal(path, known: []) == .usedByDaemon)
     #expect(symlink(directory.path, directory.path + "/here") == 0)
     #expect(refusal(directory.path + "/here/swap0", size: 2 << 20, known: [file]) == .known)
+  }
+
+  /// Another daemon retires the file between the look at its path and the moment when it lets go of it. The area would have had no name, and its space
+  /// would have been nobody's.
+  @Test("a file that is retired while its lock is waited for is no area")
+  func retiredMeanwhile() throws {
+    let path = directory.path + "/swap0"
+    let other = try AreaFile.open(path: path, sizeBytes: 2 << 20, known: [])
+    let refused = Promise<AreaFileError?>()
+    try Thread.start("test-second") { refused.fulfil(Self.refusal(path)) }
+    // It is open twice once the second one waits for the lock.
+    let itself = getpid()
+    func opened() throws -> Int {
+      try FileManager.default.contentsOfDirectory(atPath: "/proc/\(itself)/fd").count { name in
+        (try? FileManager.default.destinationOfSymbolicLink(atPath: "/proc/\(itself)/fd/\(name)")) == path
+      }
+    }
+    while try opened() < 2 { sched_yield() }
+    #expect(other.close(removing: true))
+    #expect(refused.wait() == .removed)
+    #expect(directory.isEmpty)
   }
 
   @Test("only what is still there and still ours is removed")
@@ -199,32 +224,6 @@ struct AreaFileTests {
     #expect(try loop.write([0], at: 1 << 20 - 1) == 1)
     #expect(try loop.write(Array("SWAPSPACE2".utf8), at: 4086) == 10)
     #expect(refusal(loop.path) == .kernelSwap)
-  }
-}
-
-/// A directory on a disk for one test, removed with the value: the one for temporary files may lie in memory.
-private final class DiskDirectory {
-  let path: String
-
-  init() throws {
-    path = "/var/tmp/vswap-test-\(UInt32.random(in: 0 ... .max))"
-    try FileManager.default.createDirectory(atPath: path, withIntermediateDirectories: false)
-  }
-
-  deinit {
-    try? FileManager.default.removeItem(atPath: path)
-  }
-
-  var isEmpty: Bool {
-    (try? FileManager.default.contentsOfDirectory(atPath: path).isEmpty) == true
-  }
-
-  /// Writes a file and returns its path.
-  func file(_ name: String, _ bytes: [UInt8], mode: Int = 0o600) throws -> String {
-    let file = "\(path)/\(name)"
-    try Data(bytes).write(to: URL(filePath: file))
-    try FileManager.default.setAttributes([.posixPermissions: mode], ofItemAtPath: file)
-    return file
   }
 }
 

@@ -12,7 +12,7 @@ import Testing
       Interleaving.rarity.store(2, ordering: .relaxed)
       defer { Interleaving.rarity.store(0, ordering: .relaxed) }
     #endif
-    let directory = try ScratchDirectory()
+    let directory = try DiskDirectory()
     defer { withExtendedLifetime(directory) {} }
     let path = directory.path + "/area"
     // Never destroyed, since the writeback's thread runs for as long as the process does.
@@ -29,6 +29,30 @@ import Testing
     }
     writer.end()
     #expect(writer.withoutFile == 0)
+  }
+
+  /// Who sees that an area has gone may make it anew. It was said to have gone while its file was still there, locked, and about to be removed: a swapon at
+  /// that moment adopted that file.
+  @Test func anAreaIsListedUntilItsFileHasGone() throws {
+    let directory = try DiskDirectory()
+    defer { withExtendedLifetime(directory) {} }
+    let path = directory.path + "/area"
+    let layer = try SlotLayer.create(
+      maximumSlots: 1000, cacheFrames: 16, poolReserveBytes: 1 << 20, poolLimitBytes: 1 << 20)
+    let writeback = try Writeback(layer: layer, budget: layer.budget)
+    let sink = NoTargets()
+    let areas = SwapAreas(layer: layer, files: .create(), writeback: writeback, sink: sink, log: { _ in })
+    _ = try areas.add(try AreaFile.open(path: path, sizeBytes: 2 << 20, known: []), priority: nil)
+    var isLooked = false
+    sink.whenFilesChange = {
+      isLooked = true
+      #expect(areas.list().map(\.state) == [.draining])
+      #expect(throws: AreaFileError.known) { try AreaFile.open(path: path, sizeBytes: 2 << 20, known: areas.openFiles) }
+      #expect(throws: SwapoffError.self) { try areas.swapoff(path: path, dryRun: false) { _ in true } }
+    }
+    #expect(try areas.swapoff(path: areas.list()[0].path, dryRun: false) { _ in true }.state == .off)
+    #expect(isLooked)
+    #expect(areas.list().isEmpty && directory.isEmpty)
   }
 }
 
@@ -66,11 +90,12 @@ private final class Writer: @unchecked Sendable {
   }
 }
 
-private final class NoTargets: PageSink {
+private final class NoTargets: PageSink, @unchecked Sendable {
+  var whenFilesChange: () -> Void = {}
   func room(target: UInt32) -> Int { 0 }
   func totalRoom() -> Int { 0 }
   func deliver(_ batch: PageBatch) {}
   func deliverToAll(_ batch: PageBatch) {}
   func dropCopies() {}
-  func filesChanged() {}
+  func filesChanged() { whenFilesChange() }
 }

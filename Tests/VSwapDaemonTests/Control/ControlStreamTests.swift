@@ -105,6 +105,26 @@ struct ControlStreamTests {
     #expect(served.plane.calls == [.swapoff("/a", false), .cancelled])
   }
 
+  /// The status said that the area is in use, somebody relied on that, and then it was retired after all.
+  @Test("for a client that went away before its turn came nothing is retired")
+  func clientGoneEarly() throws {
+    let served = try ServedPlane(FakeControlPlane(isHeld: true, swapoffLines: [.result(off)]))
+    let evict = #"{"target":1}"#
+    let others = try (0..<ControlServer.workerCount).map { _ in try served.connection() }
+    for other in others {
+      let head = "POST /v1/evict HTTP/1.1\r\nConnection: close\r\nContent-Length: \(evict.utf8.count)\r\n\r\n"
+      try other.write(contentsOf: Data((head + evict).utf8))
+    }
+    try start(served).close()
+    // What the event loop refuses by itself. The second answer comes after everything that had happened before the first.
+    for _ in 0..<2 { #expect(try served.exchange("nonsense\r\n\r\n".utf8).contains("400 Bad Request")) }
+    served.plane.isHeld.store(false, ordering: .releasing)
+    for other in others { #expect(try other.readToEnd()?.isEmpty == false) }
+    #expect(try served.request("GET", "/v1/status").status == 200)
+    served.stop()
+    #expect(served.plane.calls.count == others.count && !served.plane.calls.contains(.swapoff("/a", false)))
+  }
+
   @Test("a client that reads nothing slows nothing down, and misses progress alone")
   func slowClient() throws {
     let line = FakeControlPlane.progress("/" + String(repeating: "a", count: 8000), percent: 1)
