@@ -52,13 +52,17 @@ static void copy_pages(uint8_t *to, const uint8_t *from, size_t pages) {
 #endif
 }
 
+/// What the kernel says of a page (pagemap). false: it says nothing.
+static bool read_pagemap(uint64_t address, uint64_t *entry) {
+  return shim->pagemap >= 0 &&
+         syscall(SYS_pread64, shim->pagemap, entry, sizeof(*entry), address / SHIM_PAGE * sizeof(*entry)) == sizeof(*entry);
+}
+
 /// After a fork pages are not exclusive until they are written again, even when the child has long gone. Where this process is
 /// the only one that maps the page (pagemap bit 56), a write fault that writes nothing makes it exclusive.
 static bool unshare_page(uint64_t address) {
   uint64_t entry = 0;
-  if (shim->pagemap < 0) return false;
-  if (syscall(SYS_pread64, shim->pagemap, &entry, sizeof(entry), address / SHIM_PAGE * sizeof(entry)) != sizeof(entry))
-    return false;
+  if (!read_pagemap(address, &entry)) return false;
   if (!(entry >> 63) || !(entry >> 56 & 1)) return false;
   return syscall(SYS_madvise, address, SHIM_PAGE, MADV_POPULATE_WRITE) == 0;
 }
@@ -95,6 +99,25 @@ static void leave_gate(void) {
   if (vswap_exchange(gate, 0) == 2) vs_futex_wake(gate, 1);
 }
 
+/// Whether a page is there, in memory or in the kernel's own swap.
+static bool is_there(uint64_t address) {
+  uint64_t entry = 0;
+  unsigned char resident = 0;
+  if (read_pagemap(address, &entry)) return entry >> 62 != 0;
+  return syscall(SYS_mincore, address, SHIM_PAGE, &resident) == 0 && (resident & 1);
+}
+
+/// What a MOVE of `length` bytes has moved: bytes, or -errno. Linux 6.18 moves pages that it does not count: if an entry of the page table changes while
+/// it looks it tries again, and the error of the first try stays noted when the second one succeeds (`move_pages` in mm/userfaultfd.c). So the rest of what was
+/// asked for is looked at: a page that is gone from its place and is in the other one, which was empty, has been moved.
+static int64_t move_pages(int uffd, uint64_t to, uint64_t from, uint64_t length) {
+  int64_t moved = vs_uffd_move(uffd, to, from, length);
+  uint64_t offset = moved > 0 ? (uint64_t)moved : 0;
+  if (offset == length) return moved;
+  while (offset < length && is_there(to + offset) && !is_there(from + offset)) offset += SHIM_PAGE;
+  return offset > 0 ? (int64_t)offset : moved;
+}
+
 /// One MOVE under the gate, of what may be evicted at that moment. Returns the pages moved, or -errno. With ECANCELED the command is to
 /// be abandoned: an event has changed the address space since the daemon gave it.
 static int64_t move_piece(struct eviction *work, uint32_t run, uint64_t address, uint32_t pages) {
@@ -106,7 +129,7 @@ static int64_t move_piece(struct eviction *work, uint32_t run, uint64_t address,
   } else if (pages == 0) {
     moved = -EPERM;
   } else {
-    moved = vs_uffd_move(shim->uffd, (uintptr_t)shim->staging + work->staged * SHIM_PAGE, address, pages * SHIM_PAGE);
+    moved = move_pages(shim->uffd, (uintptr_t)shim->staging + work->staged * SHIM_PAGE, address, pages * SHIM_PAGE);
     if (moved > 0) {
       moved /= (int64_t)SHIM_PAGE;
       publish(work, run, address, (uint32_t)moved);
@@ -157,8 +180,7 @@ static void evict_run(struct eviction *work, uint32_t index) {
 static void drop_staged(uint32_t pages) {
   uint64_t length = pages * SHIM_PAGE, offset = 0;
   while (offset < length) {
-    int64_t moved =
-        vs_uffd_move(shim->staging_uffd, (uintptr_t)shim->outbox + offset, (uintptr_t)shim->staging + offset, length - offset);
+    int64_t moved = move_pages(shim->staging_uffd, (uintptr_t)shim->outbox + offset, (uintptr_t)shim->staging + offset, length - offset);
     if (moved == -EAGAIN || moved == -EBUSY) {
       syscall(SYS_sched_yield);
       continue;

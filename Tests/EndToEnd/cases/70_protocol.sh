@@ -59,3 +59,20 @@ case_stopped_while_attaching() {
   ((status == 0)) || fail "status $status instead of 0"
   stop_daemon
 }
+
+# --- a kernel that moves pages without telling ---
+
+has_evicted() { (($(status "sum(t['evictions'] for g in s['groups'] for t in g['targets'])") >= $1)); }
+
+# Linux 6.18 forgets now and then to count pages that UFFDIO_MOVE has moved. They were neither in the program nor in the daemon then, and read as zeros.
+seconds_unreported_moves=200
+case_unreported_moves() {
+  [[ -z $NATIVE ]] || skip "it is about vswapd"
+  start_daemon
+  start_program 24M "$PROGRAMS/lostmoves" --size 96 --threads 2 --seed "$SEED"
+  wait_until 100 has_evicted 200000 || fail "hardly anything is evicted: $(ctl status --json)"
+  remark "evictions=$(status "sum(t['evictions'] for g in s['groups'] for t in g['targets'])")"
+  ask_right stop
+  end_program
+  stop_daemon
+}
