@@ -297,7 +297,6 @@ final class SwapAreas: @unchecked Sendable {
     // A device can be opened again only when nobody holds it any more.
     sink.filesChanged()
     writeback.barrier()
-    Interleaving.point()
     area.file.close(removing: true)
     lock.lock()
     layer.areas.remove(area.number)

@@ -23,7 +23,7 @@ extension AreaFileError {
     case .usedByDaemon: "another vswapd uses \(path); choose another path, or stop that daemon"
     case .known: "\(path) is a swap area already; see vswapctl swapon --show"
     case .inTheWay: "\(path) has just been made, or is a link that leads nowhere; remove it, or choose another path"
-    case .removed: "\(path) has just been retired by another vswapd, and is gone; give --size SIZE to make it anew"
+    case .removed: "\(path) has just been retired by another vswapd, and is gone; run this again with --size SIZE to make it anew"
     case .noSpace(let needed, let free):
       "there is not enough space for \(path): \(ByteSize.format(needed)) are needed and \(ByteSize.format(free)) free; "
         + "choose a smaller size or another disk"

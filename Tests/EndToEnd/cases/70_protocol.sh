@@ -62,7 +62,8 @@ case_stopped_while_attaching() {
 
 # --- a kernel that moves pages without telling ---
 
-has_evicted() { (($(status "sum(t['evictions'] for g in s['groups'] for t in g['targets'])") >= $1)); }
+evictions() { status "sum(t['evictions'] for g in s['groups'] for t in g['targets'])"; }
+has_evicted() { (($(evictions) >= $1)); }
 
 # Linux 6.18 forgets now and then to count pages that UFFDIO_MOVE has moved. They were neither in the program nor in the daemon then, and read as zeros.
 seconds_unreported_moves=200
@@ -71,7 +72,7 @@ case_unreported_moves() {
   start_daemon
   start_program 24M "$PROGRAMS/lostmoves" --size 96 --threads 2 --seed "$SEED"
   wait_until 100 has_evicted 200000 || fail "hardly anything is evicted: $(ctl status --json)"
-  remark "evictions=$(status "sum(t['evictions'] for g in s['groups'] for t in g['targets'])")"
+  remark "evictions=$(evictions)"
   ask_right stop
   end_program
   stop_daemon

@@ -3,27 +3,21 @@ import Testing
 
 @testable import VSwapDaemon
 
+private func refusal(_ path: String, size: Int? = nil, known: [AreaFile] = []) -> AreaFileError? {
+  do {
+    try AreaFile.open(path: path, sizeBytes: size, known: known).close(removing: false)
+    return nil
+  } catch {
+    return error
+  }
+}
+
 @Suite("Area files")
 struct AreaFileTests {
   private let directory: DiskDirectory
 
   init() throws {
     directory = try DiskDirectory()
-  }
-
-  private static func refusal(
-    _ path: String, size: Int? = nil, known: [AreaFile] = []
-  ) -> AreaFileError? {
-    do {
-      try AreaFile.open(path: path, sizeBytes: size, known: known).close(removing: false)
-      return nil
-    } catch {
-      return error
-    }
-  }
-
-  private func refusal(_ path: String, size: Int? = nil, known: [AreaFile] = []) -> AreaFileError? {
-    Self.refusal(path, size: size, known: known)
   }
 
   @Test("a file is made with all of its blocks, private, and goes when it is removed")
@@ -87,7 +81,7 @@ struct AreaFileTests {
     let path = directory.path + "/swap0"
     let other = try AreaFile.open(path: path, sizeBytes: 2 << 20, known: [])
     let refused = Promise<AreaFileError?>()
-    try Thread.start("test-second") { refused.fulfil(Self.refusal(path)) }
+    try Thread.start("test-second") { refused.fulfil(refusal(path)) }
     // It is open twice once the second one waits for the lock.
     let itself = getpid()
     func opened() throws -> Int {

@@ -15,11 +15,7 @@ import Testing
     let directory = try DiskDirectory()
     defer { withExtendedLifetime(directory) {} }
     let path = directory.path + "/area"
-    // Never destroyed, since the writeback's thread runs for as long as the process does.
-    let layer = try SlotLayer.create(
-      maximumSlots: 1000, cacheFrames: 16, poolReserveBytes: 1 << 20, poolLimitBytes: 1 << 20)
-    let writeback = try Writeback(layer: layer, budget: layer.budget)
-    let areas = SwapAreas(layer: layer, files: .create(), writeback: writeback, sink: NoTargets(), log: { _ in })
+    let (layer, areas) = try makeAreas(NoTargets())
     let writer = try Writer(layer: layer, files: areas.files)
     for _ in 0..<TestScale.rounds(100) {
       let before = writer.taken
@@ -37,11 +33,8 @@ import Testing
     let directory = try DiskDirectory()
     defer { withExtendedLifetime(directory) {} }
     let path = directory.path + "/area"
-    let layer = try SlotLayer.create(
-      maximumSlots: 1000, cacheFrames: 16, poolReserveBytes: 1 << 20, poolLimitBytes: 1 << 20)
-    let writeback = try Writeback(layer: layer, budget: layer.budget)
     let sink = NoTargets()
-    let areas = SwapAreas(layer: layer, files: .create(), writeback: writeback, sink: sink, log: { _ in })
+    let areas = try makeAreas(sink).areas
     _ = try areas.add(try AreaFile.open(path: path, sizeBytes: 2 << 20, known: []), priority: nil)
     var isLooked = false
     sink.whenFilesChange = {
@@ -54,6 +47,14 @@ import Testing
     #expect(isLooked)
     #expect(areas.list().isEmpty && directory.isEmpty)
   }
+}
+
+/// Never destroyed, since the writeback's thread runs for as long as the process does.
+private func makeAreas(_ sink: NoTargets) throws -> (layer: SlotLayer, areas: SwapAreas) {
+  let layer = try SlotLayer.create(
+    maximumSlots: 1000, cacheFrames: 16, poolReserveBytes: 1 << 20, poolLimitBytes: 1 << 20)
+  let writeback = try Writeback(layer: layer, budget: layer.budget)
+  return (layer, SwapAreas(layer: layer, files: .create(), writeback: writeback, sink: sink, log: { _ in }))
 }
 
 /// Takes segments all the time and gives them back.
