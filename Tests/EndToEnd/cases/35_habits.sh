@@ -1,0 +1,102 @@
+# shellcheck shell=bash
+# shellcheck disable=SC2034  # settings for Tests/EndToEnd/run
+# Habits of real programs, one small program each (habit_*.c): they print and end as without vswapd, while all that they have is evicted all the time.
+
+# What differs: the README's limits, and what the library's thread in the program's thread group brings about.
+declare -A differs=(
+  [ends]='main_leaves_alone main_leaves_before_worker last_thread_leaves_by_exit_call only_thread_leaves_by_exit_call
+    main_leaves_in_child main_leaves_in_old_child filter_kills_child filter_kills_old_child filter_kills_itself'
+  [waits]='task_count'
+  [filters]='fork_without_sockets fork_with_killing_calls fork_with_trapping_calls exec_under_trapping_filter
+    exec_under_killing_filter no_calls_of_others all_threads_sealed strict_mode'
+  [identity]='takes_capabilities_then_changes_user leaves_user_namespace leaves_all_namespaces nobody_becomes_root_of_namespace
+    enters_namespaces enters_other_mounts keyring_to_parent'
+  [advice]='guard_pages guard_pages_keep_what_is_beside wiped_on_fork'
+  [mappings]='locks_all_current locks_all_current_for_ever locks_all sparse_reservation many_mappings'
+  [readers]='walks_all_memory writes_all_memory writes_all_memory_to_a_file reads_child writes_by_memory_file'
+  [userfault]='serves_used_memory registers_part_of_used_memory protects_used_memory raises_signals forks_with_its_own from_the_device'
+  [tools]='unshare_user unshare_all nsenter_mount setpriv_user valgrind'
+)
+
+compare_habits() { "$PYTHON" "$SUPPORT/habits.py" "$RUNTIME" "$@" >>compared || true; }
+
+# What was compared since the daemon was started was the same.
+require_sameness() {
+  grep '^#' compared >&2 || true
+  if grep -v '^#' compared >differences; then fail "$(wc -l <differences) differ: $(cat differences)"; fi
+  require_swapping
+  stop_daemon
+}
+
+# same_habits KIND: those of one program.
+same_habits() {
+  [[ -z $NATIVE ]] || skip "it compares with vswapd"
+  start_daemon
+  compare_habits "$PROGRAMS/habit_$1" --without "${differs[$1]-}"
+  require_sameness
+}
+
+case_habits_ends() { same_habits ends; }
+case_habits_waits() { same_habits waits; }
+case_habits_filters() { same_habits filters; }
+case_habits_identity() { same_habits identity; }
+case_habits_advice() { same_habits advice; }
+case_habits_mappings() { same_habits mappings; }
+case_habits_readers() { same_habits readers; }
+case_habits_userfault() { same_habits userfault; }
+case_habits_forks() { same_habits forks; }
+
+# The same without evictions that are asked for: the limit alone has to hold them.
+case_habits_held() {
+  [[ -z $NATIVE ]] || skip "it compares with vswapd"
+  start_daemon
+  compare_habits "$PROGRAMS/habit_ends" --held main_leaves_worker_grows
+  compare_habits "$PROGRAMS/habit_mappings" --held locked_ranges
+  require_sameness
+}
+
+# tool NAME PROGRAM COMMAND: a line of `commands`, where the program that it needs is installed.
+tool() {
+  if command -v "$2" >/dev/null; then printf '%s %s\n' "$1" "$3" >>commands; else say "$1: $2 is not installed"; fi
+}
+
+# Debuggers, sandboxes, and what else starts and looks at other people's programs.
+seconds_habits_tools=240
+case_habits_tools() {
+  [[ -z $NATIVE ]] || skip "it compares with vswapd"
+  local works="$PROGRAMS/fill --size 24 --verify >/dev/null && echo right"
+  tool unshare_user unshare "unshare -Ur sh -c 'id -u; $works'"
+  tool unshare_mount unshare "unshare -m sh -c '$works'"
+  tool unshare_pid unshare "unshare -pf --mount-proc sh -c 'echo \$\$; $works'"
+  tool unshare_pid_without_fork unshare "unshare -p sh -c 'exec $PROGRAMS/fill --size 24 --verify >/dev/null'; echo \$?"
+  tool unshare_all unshare "unshare -Urmpif sh -c '$works'"
+  tool nsenter_mount nsenter "nsenter -t \$\$ -m sh -c '$works'"
+  tool setpriv_user setpriv "setpriv --reuid 65534 --regid 65534 --clear-groups sh -c 'id -u; $works'"
+  tool setpriv_capabilities setpriv "setpriv --bounding-set -all --inh-caps -all --no-new-privs sh -c '$works'"
+  tool su su "su -s /bin/sh nobody -c 'id -un; $works'"
+  tool chroot chroot "chroot / sh -c '$works'"
+  tool setsid setsid "setsid -w sh -c '$works'"
+  tool man man "man -P cat true 2>&1 | cksum"
+  tool bwrap bwrap "bwrap --dev-bind / / --unshare-all --die-with-parent sh -c '$works'"
+  tool gdb_runs gdb "gdb -nx -batch -ex run -ex 'print 6 * 7' --args $PROGRAMS/fill --size 24 --verify 2>&1 | grep -cE 'exited normally|= 42'"
+  tool gdb_attaches gdb "$PROGRAMS/fill --size 24 --hold-ms 3000 --verify >/dev/null & p=\$!; sleep 1; gdb -nx -batch -p \$p -ex 'print 6 * 7' 2>/dev/null | grep -c '= 42'; wait \$p; echo \$?"
+  tool strace strace "strace -f -o /dev/null sh -c '$works'"
+  tool strace_attaches strace "$PROGRAMS/fill --size 24 --hold-ms 3000 --verify >/dev/null & p=\$!; sleep 1; timeout 1 strace -f -o /dev/null -p \$p 2>/dev/null; wait \$p; echo \$?"
+  tool valgrind valgrind "valgrind -q --error-exitcode=3 $PROGRAMS/fill --size 8 --verify >/dev/null; echo \$?"
+  tool python "$PYTHON" "$PYTHON -W error -c 'import os, subprocess; p = os.fork(); p or os._exit(5); print(os.waitstatus_to_exitcode(os.wait()[1])); print(subprocess.run([\"true\"]).returncode)'"
+  cat >leaks.c <<'END'
+#include <stdlib.h>
+#include <string.h>
+int main(void) {
+  static char *kept[400];
+  for (int i = 0; i < 400; i++) memset(kept[i] = malloc(100000), 1, 100000);
+  for (int i = 0; i < 400; i++)
+    if (kept[i][i] != 1) return 1;
+  return 0;
+}
+END
+  if cc -O1 -fsanitize=leak -o leaks leaks.c 2>/dev/null; then tool leak_sanitizer cc "./leaks; echo \$?"; else say "leak_sanitizer: cc has none"; fi
+  start_daemon
+  compare_habits commands --commands --without "${differs[tools]-}"
+  require_sameness
+}
