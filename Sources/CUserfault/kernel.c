@@ -4,10 +4,12 @@
 #include <malloc.h>
 #include <cpuid.h>
 #endif
+#include <dirent.h>
 #include <errno.h>
 #include <fcntl.h>
 #include <link.h>
 #include <linux/fs.h>
+#include <linux/kcmp.h>
 #include <linux/magic.h>
 #include <sched.h>
 #include <signal.h>
@@ -403,10 +405,43 @@ int vs_favour_thread(pid_t thread) {
   return set_weight(thread, -19);
 }
 
-int vs_is_thread_of(pid_t process, pid_t thread) {
+pid_t vs_process_of(int pidfd) {
+  char path[64], line[128];
+  int process = -ESRCH;
+  snprintf(path, sizeof(path), "/proc/self/fdinfo/%d", pidfd);
+  FILE *file = fopen(path, "re");
+  if (!file) return -errno;
+  while (fgets(line, sizeof(line), file))
+    if (sscanf(line, "Pid: %d", &process) == 1) break;
+  fclose(file);
+  return process > 0 ? process : -ESRCH;
+}
+
+int vs_shares_memory(pid_t other, pid_t process) {
   char path[64];
-  snprintf(path, sizeof(path), "/proc/%d/task/%d", process, thread);
-  return access(path, F_OK) == 0;
+  snprintf(path, sizeof(path), "/proc/%d/task", process);
+  DIR *threads = opendir(path);
+  if (!threads) return errno == ENOENT ? 0 : -errno;
+  int result = 0;
+  for (struct dirent *entry; result == 0 && (entry = readdir(threads));) {
+    if (entry->d_name[0] == '.') continue;
+    long same = syscall(SYS_kcmp, other, atoi(entry->d_name), KCMP_VM, 0, 0);
+    // A thread that has just ended is none.
+    if (same == 0) result = 1;
+    else if (same < 0 && errno != ESRCH) result = -errno;
+  }
+  closedir(threads);
+  return result;
+}
+
+int vs_is_userfaultfd(int fd) {
+  // A file of FUSE may answer ioctls as it likes; its name always has a folder in front.
+  char path[64], name[64];
+  snprintf(path, sizeof(path), "/proc/self/fd/%d", fd);
+  ssize_t length = readlink(path, name, sizeof(name) - 1);
+  if (length < 0) return 0;
+  name[length] = 0;
+  return strcmp(name, "anon_inode:[userfaultfd]") == 0;
 }
 
 int64_t vs_device_size(int fd) {

@@ -1,53 +1,51 @@
-// The handshake, from the agent's thread: its descriptor table is its own, so the program neither sees nor closes
-// nor inherits any descriptor of the library, and the library keeps none of the program's open.
+// The handshake, by the agent: its descriptor table is its own, so the program neither sees nor closes nor inherits any
+// descriptor of the library, and the library keeps none of the program's open.
 #include "shim.h"
 
 #include <errno.h>
 #include <fcntl.h>
-#include <stdio.h>
 #include <string.h>
 #include <sys/mman.h>
 #include <sys/socket.h>
-#include <sys/syscall.h>
 #include <sys/time.h>
 #include <sys/un.h>
-#include <unistd.h>
 
 #include "vs_userfault.h"
 
 #define HANDSHAKE_SECONDS 20
 
 static bool fail(const char *what) {
-  size_t length = strlen(what);
-  if (length >= sizeof(shim->failure)) length = sizeof(shim->failure) - 1;
   // It may come from a peer that is no daemon: one line of text whatever it is.
-  for (size_t index = 0; index < length; index++)
-    shim->failure[index] = what[index] >= ' ' && what[index] <= '~' ? what[index] : '?';
+  size_t length = 0;
+  for (; what[length] && length < sizeof(shim->failure) - 1; length++)
+    shim->failure[length] = what[length] >= ' ' && what[length] <= '~' ? what[length] : '?';
   shim->failure[length] = 0;
   return false;
 }
 
 /// Whether a call on the socket is to be made again: a signal interrupted it. Being stopped and continued does that too, and work that
 /// io_uring completes for this thread, whether there are handlers or not: a socket that gives up after some time does not start again by itself.
-static bool interrupted(ssize_t result) { return result < 0 && errno == EINTR; }
+static bool interrupted(long result) { return result == -EINTR; }
 
 static bool connect_to(const char *path) {
   if (!path[0]) return false;
-  int fd = socket(AF_UNIX, SOCK_SEQPACKET | SOCK_CLOEXEC, 0);
+  long fd = raw(SYS_socket, AF_UNIX, SOCK_SEQPACKET | SOCK_CLOEXEC, 0);
   if (fd < 0) return false;
   struct timeval time = {HANDSHAKE_SECONDS, 0};
   struct sockaddr_un name = {.sun_family = AF_UNIX};
-  memcpy(name.sun_path, path, strnlen(path, sizeof(name.sun_path) - 1));
-  int result = setsockopt(fd, SOL_SOCKET, SO_RCVTIMEO, &time, sizeof(time));
+  memcpy(name.sun_path, path, sizeof(name.sun_path) - 1);
+  long result = raw(SYS_setsockopt, fd, SOL_SOCKET, SO_RCVTIMEO, &time, sizeof(time));
+  // connect(2) to a daemon that does not accept waits as long as a send does.
+  if (result == 0) result = raw(SYS_setsockopt, fd, SOL_SOCKET, SO_SNDTIMEO, &time, sizeof(time));
   if (result == 0) {
-    do result = connect(fd, (struct sockaddr *)&name, sizeof(name));
+    do result = raw(SYS_connect, fd, &name, sizeof(name));
     while (interrupted(result));
   }
   if (result != 0) {
-    close(fd);
+    raw(SYS_close, fd);
     return false;
   }
-  shim->socket = fd;
+  shim->socket = (int)fd;
   return true;
 }
 
@@ -67,10 +65,10 @@ static bool send_message(const void *data, size_t length, int descriptor) {
     header->cmsg_len = CMSG_LEN(sizeof(int));
     memcpy(CMSG_DATA(header), &descriptor, sizeof(int));
   }
-  ssize_t sent;
-  do sent = sendmsg(shim->socket, &message, MSG_NOSIGNAL);
+  long sent;
+  do sent = raw(SYS_sendmsg, shim->socket, &message, MSG_NOSIGNAL);
   while (interrupted(sent));
-  return sent == (ssize_t)length;
+  return sent == (long)length;
 }
 
 /// Receives a welcome and exactly `count` descriptors.
@@ -84,10 +82,10 @@ static bool receive_welcome(struct vswap_welcome *welcome, int *descriptors, siz
                            .msg_iovlen = 1,
                            .msg_control = control.buffer,
                            .msg_controllen = sizeof(control.buffer)};
-  ssize_t length;
-  do length = recvmsg(shim->socket, &message, MSG_CMSG_CLOEXEC);
+  long length;
+  do length = raw(SYS_recvmsg, shim->socket, &message, MSG_CMSG_CLOEXEC);
   while (interrupted(length));
-  if (length != (ssize_t)sizeof(*welcome) || welcome->magic != VSWAP_MAGIC)
+  if (length != (long)sizeof(*welcome) || welcome->magic != VSWAP_MAGIC)
     return fail("the daemon closed the connection or speaks another version");
   welcome->text[VSWAP_TEXT_MAX - 1] = 0;
   if (welcome->status != VSWAP_OK) return fail(welcome->text);
@@ -99,28 +97,32 @@ static bool receive_welcome(struct vswap_welcome *welcome, int *descriptors, siz
   return true;
 }
 
+/// mmap(2). NULL: it failed.
+static void *map(void *place, size_t length, int flags, int descriptor) {
+  long result = raw(SYS_mmap, place, length, PROT_READ | PROT_WRITE, flags, descriptor, 0);
+  return result < 0 && result > -4096 ? NULL : (void *)result;
+}
+
 static bool map_shared(int ring, int family) {
-  shim->ring = mmap(NULL, sizeof(struct vswap_ring), PROT_READ | PROT_WRITE, MAP_SHARED, ring, 0);
-  if (shim->ring == MAP_FAILED) return fail("mapping the ring failed");
-  shim_madvise(shim->ring, sizeof(struct vswap_ring), MADV_DONTFORK);
+  shim->ring = map(NULL, sizeof(struct vswap_ring), MAP_SHARED, ring);
+  if (!shim->ring) return fail("mapping the ring failed");
+  raw(SYS_madvise, shim->ring, sizeof(struct vswap_ring), MADV_DONTFORK);
   // In a child the parent's page is there, and the program's threads look at it while they wait for us (shim_grow_up), or fork: the new one
   // takes its place in one step.
-  int flags = shim->family ? MAP_SHARED | MAP_FIXED : MAP_SHARED;
-  struct vswap_family *page = mmap(shim->family, SHIM_PAGE, PROT_READ | PROT_WRITE, flags, family, 0);
-  if (page == MAP_FAILED) return fail("mapping the family page failed");
+  struct vswap_family *page = map(shim->family, SHIM_PAGE, shim->family ? MAP_SHARED | MAP_FIXED : MAP_SHARED, family);
+  if (!page) return fail("mapping the family page failed");
   shim->family = page;
-  close(ring);
-  close(family);
+  raw(SYS_close, ring);
+  raw(SYS_close, family);
   return true;
 }
 
+/// The context of the outbox. It has no events; agent.c registers the outbox while it uses it.
 static bool make_staging_context(int device) {
   uint64_t features;
   shim->staging_uffd = vs_uffd_new(device);
   if (shim->staging_uffd < 0) return fail("the kernel gave no userfaultfd");
-  int result = vs_uffd_api(shim->staging_uffd, 0, &features);
-  if (result == 0) result = vs_uffd_register(shim->staging_uffd, (uintptr_t)shim->outbox, SHIM_STAGING);
-  return result == 0 || fail("registering the outbox failed");
+  return vs_uffd_api(shim->staging_uffd, 0, &features) == 0 || fail("the kernel gave no userfaultfd for the outbox");
 }
 
 bool shim_attach(enum vswap_kind kind, uint64_t token) {
@@ -128,16 +130,16 @@ bool shim_attach(enum vswap_kind kind, uint64_t token) {
   struct vswap_hello hello = {.magic = VSWAP_MAGIC,
                               .version = VSWAP_VERSION,
                               .kind = kind,
-                              .agent_thread = (uint32_t)syscall(SYS_gettid),
+                              .agent = vswap_load(&shim->agent),
                               .token = token,
                               .limit_bytes = shim->limit};
   memcpy(hello.group, shim->group, sizeof(hello.group));
   memcpy(hello.name, shim->name, sizeof(hello.name));
   struct vswap_welcome welcome;
   int descriptors[VSWAP_WELCOME_DESCRIPTORS];
-  if (!send_message(&hello, sizeof(hello), -1)) return fail("the daemon closed the connection");
+  if (!send_message(&hello, sizeof(hello), shim->pidfd)) return fail("the daemon closed the connection");
   if (!receive_welcome(&welcome, descriptors, VSWAP_WELCOME_DESCRIPTORS)) return false;
-  if (!shim_map_staging()) return fail("mapping the staging area failed");
+  if (shim_map_staging() != 0) return fail("mapping the staging area failed");
   if (!map_shared(descriptors[0], descriptors[1])) return false;
   shim->doorbell = descriptors[2];
   // The last descriptor is the device. A child gets its inherited context too, in a message of its own.
@@ -149,8 +151,7 @@ bool shim_attach(enum vswap_kind kind, uint64_t token) {
   } else if (!receive_welcome(&welcome, &shim->uffd, 1)) {
     return false;
   }
-  close(device);
-  shim->pagemap = open("/proc/self/pagemap", O_RDONLY | O_CLOEXEC);
+  raw(SYS_close, device);
   struct vswap_attach attach = {.magic = VSWAP_MAGIC,
                                 .identity_address = (uintptr_t)shim->identity,
                                 .staging_address = (uintptr_t)shim->staging};

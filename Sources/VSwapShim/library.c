@@ -3,12 +3,14 @@
 #include <errno.h>
 #include <fcntl.h>
 #include <link.h>
+#include <signal.h>
 #include <stdio.h>
 #include <stdlib.h>
 #include <string.h>
 #include <sys/auxv.h>
 #include <sys/mman.h>
-#include <sys/syscall.h>
+#include <sys/prctl.h>
+#include <ucontext.h>
 #include <unistd.h>
 
 #include "shim.h"
@@ -24,52 +26,55 @@
 // Initialised, so that it lies in a file-backed page.
 struct shim *shim = (struct shim *)1;
 
-int shim_madvise(void *address, size_t length, int advice) {
-  return (int)syscall(SYS_madvise, address, length, advice);
-}
 void shim_futex_wait(uint32_t *word, uint32_t expected, int milliseconds) { vs_futex_wait(word, expected, milliseconds); }
-void shim_futex_wake(uint32_t *word) { vs_futex_wake(word, INT32_MAX); }
 
 static uint8_t *map_between_guards(size_t length) {
-  uint8_t *base = mmap(NULL, length + 2 * SHIM_PAGE, PROT_NONE, MAP_PRIVATE | MAP_ANONYMOUS | MAP_NORESERVE, -1, 0);
-  if (base == MAP_FAILED) return NULL;
-  if (mprotect(base + SHIM_PAGE, length, PROT_READ | PROT_WRITE) == 0) return base + SHIM_PAGE;
-  munmap(base, length + 2 * SHIM_PAGE);
+  long base = raw(SYS_mmap, 0, length + 2 * SHIM_PAGE, PROT_NONE, MAP_PRIVATE | MAP_ANONYMOUS | MAP_NORESERVE, -1, 0);
+  if (base < 0 && base > -4096) return NULL;
+  uint8_t *inside = (uint8_t *)base + SHIM_PAGE;
+  if (raw(SYS_mprotect, inside, length, PROT_READ | PROT_WRITE) == 0) return inside;
+  raw(SYS_munmap, base, length + 2 * SHIM_PAGE);
   return NULL;
 }
 
-/// State, stack and identity page, each between guard pages, so that none merges with the program's memory.
+/// State, stack, identity page and mark, each between guard pages, so that none merges with the program's memory.
 static bool map_private(void) {
   size_t state = (sizeof(struct shim) + SHIM_PAGE - 1) & ~(SHIM_PAGE - 1);
-  size_t total = state + SHIM_PAGE + SHIM_STACK + SHIM_PAGE + SHIM_PAGE;
+  size_t total = state + SHIM_PAGE + SHIM_STACK + SHIM_PAGE + SHIM_PAGE + SHIM_PAGE;
   uint8_t *base = map_between_guards(total);
   if (!base) return false;
   struct shim *made = (struct shim *)base;
   made->stack = base + state + SHIM_PAGE;
   made->identity = made->stack + SHIM_STACK + SHIM_PAGE;
-  if (mprotect(base + state, SHIM_PAGE, PROT_NONE) != 0 ||
-      mprotect(made->stack + SHIM_STACK, SHIM_PAGE, PROT_NONE) != 0) {
-    munmap(base - SHIM_PAGE, total + 2 * SHIM_PAGE);
+  made->mark = made->identity + SHIM_PAGE;
+  if (raw(SYS_mprotect, base + state, SHIM_PAGE, PROT_NONE) != 0 ||
+      raw(SYS_mprotect, made->stack + SHIM_STACK, SHIM_PAGE, PROT_NONE) != 0 ||
+      raw(SYS_madvise, made->mark, SHIM_PAGE, MADV_WIPEONFORK) != 0) {
+    raw(SYS_munmap, base - SHIM_PAGE, total + 2 * SHIM_PAGE);
     return false;
   }
+  *made->mark = 1;
   made->private_start[0] = (uintptr_t)base - SHIM_PAGE;
   made->private_end[0] = (uintptr_t)base + total + SHIM_PAGE;
   shim = made;
   return true;
 }
 
-bool shim_map_staging(void) {
+long shim_map_staging(void) {
   size_t length = 2 * SHIM_STAGING + SHIM_PAGE;
   uint8_t *base = map_between_guards(length);
-  if (!base) return false;
+  if (!base) return -ENOMEM;
   shim->staging = base;
   shim->outbox = base + SHIM_STAGING + SHIM_PAGE;
+  shim->staging_protection = PROT_READ | PROT_WRITE;
   shim->private_start[1] = (uintptr_t)base - SHIM_PAGE;
   shim->private_end[1] = (uintptr_t)base + length + SHIM_PAGE;
   // A huge page in the staging area would have to be split at once.
-  shim_madvise(base, length, MADV_NOHUGEPAGE);
-  return mprotect(base + SHIM_STAGING, SHIM_PAGE, PROT_NONE) == 0 &&
-         shim_madvise(base - SHIM_PAGE, length + 2 * SHIM_PAGE, MADV_DONTFORK) == 0;
+  raw(SYS_madvise, base, length, MADV_NOHUGEPAGE);
+  // A program that locks what it will map has this locked as well.
+  raw(SYS_munlock, base, length);
+  long result = raw(SYS_mprotect, base + SHIM_STAGING, SHIM_PAGE, PROT_NONE);
+  return result != 0 ? result : raw(SYS_madvise, base - SHIM_PAGE, length + 2 * SHIM_PAGE, MADV_DONTFORK);
 }
 
 static bool parse_size(const char *text, uint64_t *bytes) {
@@ -170,31 +175,83 @@ static int find_data(struct dl_phdr_info *object, size_t size, void *wanted) {
 }
 
 static void find_libraries(void) {
-  void *in_libc = dlsym(RTLD_DEFAULT, "syscall");
+  void *in_libc = dlsym(RTLD_NEXT, "gnu_get_libc_version");
   if (in_libc) dl_iterate_phdr(find_data, in_libc);
   dl_iterate_phdr(find_data, (void *)getauxval(AT_BASE));
 }
 
+/// The kernel gives this lock back when the calling thread ends or executes something: that is how the agent learns of it.
+static void own_process(void) {
+  pthread_mutexattr_t robust;
+  pthread_mutexattr_init(&robust);
+  pthread_mutexattr_setrobust(&robust, PTHREAD_MUTEX_ROBUST);
+  pthread_mutex_init(&shim->owner, &robust);
+  pthread_mutexattr_destroy(&robust);
+  pthread_mutex_lock(&shim->owner);
+}
+
 static void in_child(void) {
-  bool wrapped = shim_after_fork_in_child();
+  shim_after_fork_in_child();
+  *shim->mark = 1;
   uint32_t phase = vswap_load(&shim->phase);
-  if (phase != SHIM_ATTACHED && phase != SHIM_YOUNG && phase != SHIM_NEWBORN) return;
-  // The agent, the ring and the staging area stayed behind with the parent.
   shim->process = (uint32_t)getpid();
+  shim->adopting = shim->process == 1;
+  if (phase != SHIM_ATTACHED && phase != SHIM_YOUNG && phase != SHIM_GROWING) return;
+  // The agent, the ring and the staging area stayed behind with the parent.
   shim->ring = NULL;
   shim->published = 0;
   shim_keep_only_this_thread();
+  own_process();
   shim->family_value = vswap_load(&shim->family->promote);
   uint32_t place = vswap_add(&shim->family->next, 1) - 1;
-  shim->family->children[place % 64] = (uint32_t)getpid();
-  vswap_store(&shim->phase, SHIM_NEWBORN);
-  // Forks inside libc, as of daemon(3), have no later moment.
-  if (!wrapped) shim_start_agent();
+  shim->family->children[place % 64] = shim->process;
+  // A filter that the program has set itself need not let through what an agent does. The parent's pager serves this child.
+  vswap_store(&shim->phase, shim->filtered ? SHIM_FAILED : SHIM_YOUNG);
+  if (!shim->filtered && !shim_start_agent()) vswap_store(&shim->phase, SHIM_FAILED);
+}
+
+/// A filter that was there before the program may trap a call that only this library makes. Then the call fails, here and in
+/// the agent, which has this handler for good.
+static void trapped(int signal, siginfo_t *information, void *context) {
+  (void)signal;
+  (void)information;
+  ucontext_t *interrupted = context;
+#if defined(__x86_64__)
+  interrupted->uc_mcontext.gregs[REG_RAX] = -ENOSYS;
+#else
+  interrupted->uc_mcontext.regs[0] = (unsigned long long)-ENOSYS;
+#endif
+}
+
+/// Until the agent has spoken with the daemon, or has ended: nobody else knows that one was made.
+static void await_agent(void) {
+  while (vswap_load(&shim->phase) == SHIM_STARTING) {
+    shim_futex_wait(&shim->phase, SHIM_STARTING, 10);
+    if (!shim_has_agent() && vswap_replace(&shim->phase, SHIM_STARTING, SHIM_FAILED))
+      copy_text(shim->failure, sizeof(shim->failure), "the agent was ended: a system call filter does not let it work");
+  }
+}
+
+static void attach(void) {
+  struct sigaction catch = {.sa_sigaction = trapped, .sa_flags = SA_SIGINFO | SA_NODEFER}, before;
+  sigaction(SIGSYS, &catch, &before);
+  own_process();
+  shim->adopting = shim->process == 1;
+  int adopts = 0;
+  if (prctl(PR_GET_CHILD_SUBREAPER, &adopts, 0, 0, 0) == 0 && adopts) shim->adopting = true;
+  if (pthread_atfork(shim_before_fork, shim_after_fork, in_child) != 0 || !shim_start_agent()) {
+    give_up("starting the agent failed");
+  } else {
+    await_agent();
+    if (vswap_load(&shim->phase) == SHIM_FAILED) give_up(shim->failure);
+    else if (shim->debug) say("attached");
+  }
+  sigaction(SIGSYS, &before, NULL);
 }
 
 __attribute__((constructor)) static void enter(void) {
   int error = errno;
-  if (!shim_real_pthread_create) shim_find_real();
+  shim_find_real();
   if (!map_private()) return;
   shim->process = (uint32_t)getpid();
   find_libraries();
@@ -204,12 +261,8 @@ __attribute__((constructor)) static void enter(void) {
   vswap_store(&shim->phase, SHIM_STARTING);
   if (wrong) {
     give_up(wrong);
-  } else if (pthread_atfork(shim_before_fork, shim_after_fork, in_child) != 0 || !shim_start_agent()) {
-    give_up("starting the agent's thread failed");
   } else {
-    while (vswap_load(&shim->phase) == SHIM_STARTING) shim_futex_wait(&shim->phase, SHIM_STARTING, -1);
-    if (vswap_load(&shim->phase) == SHIM_FAILED) give_up(shim->failure);
-    else if (shim->debug) say("attached");
+    attach();
   }
   errno = error;
 }

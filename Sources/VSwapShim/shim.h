@@ -1,13 +1,16 @@
 // libvswap.so: what its files share. The library holds mechanism only; every decision is the daemon's.
 //
+// The agent is a process of its own that shares the program's address space (process.c). It is no thread of the program:
+// what the program does with its threads, its credentials, its namespaces or its filters does not concern it.
+//
 // Memory rules, because the agent must never fault on a page that it has evicted itself:
-//  - everything that the agent touches lies in `struct shim`, on its own stack or in the ring, which are mapped here, reported to
-//    the daemon as private and never registered;
+//  - everything that the agent touches lies in `struct shim`, on its own stack or in the ring, which are mapped here,
+//    reported to the daemon as private and never registered;
 //  - the only variable outside is the pointer to it, which has an initial value and so lives in a file-backed page;
-//  - while it serves, the agent calls nothing of libc but syscall(): even memcpy looks at a variable in libc's .bss, and calls are
-//    bound at load time, because binding one lazily touches the dynamic linker's heap;
-//  - the data of libc and of the dynamic linker is private as well, for the signal with which setuid(2) and its like reach
-//    every thread: its handler may run while the agent holds the gate.
+//  - the agent runs no code but this library's: no function of libc's, which the program may stand in for, and no
+//    thread-local variable (raw.h, memory.c);
+//  - the data of libc and of the dynamic linker is private as well, since the calling thread may need it while its
+//    daemon waits for it (a request, a thread's start).
 #ifndef VSWAP_SHIM_H
 #define VSWAP_SHIM_H
 
@@ -16,10 +19,11 @@
 #include <stddef.h>
 #include <stdint.h>
 
+#include "raw.h"
 #include "vswap_wire.h"
 
 #define SHIM_PAGE ((size_t)VSWAP_PAGE)
-#define SHIM_STACK (256 * 1024)
+#define SHIM_STACK (64 * 1024)
 #define SHIM_THREADS 16384
 #define SHIM_STAGING ((size_t)VSWAP_BANK_PAGES * SHIM_PAGE)
 
@@ -29,7 +33,7 @@ enum shim_phase {
   SHIM_ATTACHED = 2,
   SHIM_YOUNG = 3,  // forked from an attached process, agent asleep, served by the daemon
   SHIM_FAILED = 4,
-  SHIM_NEWBORN = 5,  // the same without an agent yet: calls go straight to the kernel, since nobody could be waited for
+  SHIM_GROWING = 5,  // the agent of a young child speaks with the daemon
 };
 
 /// Stack, static TLS and thread control block of a thread: must stay resident, since the kernel writes into
@@ -45,6 +49,7 @@ struct shim_thread {
 struct shim {
   uint32_t process;       // whose state this is
   uint32_t phase;         // enum shim_phase, futex
+  uint32_t agent;         // the agent's process number; the kernel writes 0 and wakes when it ends
   uint32_t order;         // mremap and fork, one after the other: 0, or the thread that has it and a bit if others wait
   uint32_t thread_slots;  // entries of `threads` ever used
   uint32_t sweep;         // next entry of `threads` to look at
@@ -52,16 +57,23 @@ struct shim {
   uint32_t overflow;      // more threads than entries: nothing is evicted any more
   bool debug;
   bool required;
+  bool filtered;          // a system call filter is there, or came after the start
+  bool adopting;          // this process is the one that orphans come to: it would have to wait for an agent
   uint64_t limit;
   uint32_t family_value;  // family->promote at the fork
-  int socket, uffd, staging_uffd, doorbell, pagemap;
+  int socket, uffd, staging_uffd, doorbell, pagemap, pidfd;
+  /// Held for good by the thread that the process began with: the kernel marks it when that thread ends or executes.
+  pthread_mutex_t owner;
   struct vswap_ring *ring;
   struct vswap_family *family;
   uint8_t *stack;
   uint8_t *identity;
+  uint8_t *mark;     // 1; 0 in a child that no fork handler ran for (MADV_WIPEONFORK)
   uint8_t *staging;  // with the target's context: a MOVE into it is refused while an event is unread
   uint8_t *outbox;   // with the agent's own context, which has no events: dropping pages from it is silent
+  uint32_t staging_protection;
   uint64_t private_start[VSWAP_PRIVATE_RANGES], private_end[VSWAP_PRIVATE_RANGES];
+  uint64_t no_threads[64];  // what the agent has in the place of a thread control block
   char path[108];
   char fallback_path[108];
   char group[VSWAP_GROUP_MAX];
@@ -74,27 +86,33 @@ struct shim {
 extern struct shim *shim;
 static inline bool shim_ready(void) { return shim != (struct shim *)1; }
 
-/// madvise(2) itself: the function of that name is the library's own, for the program.
-int shim_madvise(void *address, size_t length, int advice);
+static inline void shim_futex_wake(uint32_t *word) { raw(SYS_futex, word, 1 /* FUTEX_WAKE */, INT32_MAX); }
 void shim_futex_wait(uint32_t *word, uint32_t expected, int milliseconds);
-void shim_futex_wake(uint32_t *word);
 
-/// Maps staging and outbox. Returns whether it could.
-bool shim_map_staging(void);
-/// Speaks with the daemon from the agent's thread. Returns whether the process is attached; `shim->failure` says why not.
+/// Maps staging and outbox. 0, or -errno.
+long shim_map_staging(void);
+/// Speaks with the daemon, as the agent. Returns whether the process is attached; `shim->failure` says why not.
 bool shim_attach(enum vswap_kind kind, uint64_t token);
-/// Starts the agent's thread with all signals blocked, of a new target or of a newborn child.
+
+/// Starts the agent's process: of a new target, or of a forked child. Returns whether there is one.
 bool shim_start_agent(void);
-/// Serves the ring until the daemon says leave or goes away.
-void shim_serve(void);
+/// Whether the agent's process is there still.
+static inline bool shim_has_agent(void) { return vswap_load(&shim->agent) != 0; }
+/// Ends the agent of a young child, which has not spoken with the daemon yet. false: it does already, or has.
+bool shim_stop_young_agent(void);
+/// The agent gives up what it does not need to speak with the daemon, and then, `attached`, what it does not need to serve.
+void shim_drop_powers(bool attached);
+
+/// What the agent does, from its first instruction to its end.
+void shim_run_agent(void);
 /// Wakes the agent of a young child and waits until it has attached.
 void shim_grow_up(void);
 
 /// Fork handlers.
 void shim_before_fork(void);
 void shim_after_fork(void);
-/// Part of the child's. Returns whether our fork() will start the agent, once every other handler has run.
-bool shim_after_fork_in_child(void);
+/// Part of the child's: nobody has the order there, and this thread has another number.
+void shim_after_fork_in_child(void);
 
 /// Length in pages of the prefix of [address, address + pages) that may be evicted; 0: the first page may not.
 uint32_t shim_evictable(uint64_t address, uint32_t pages);
@@ -108,6 +126,11 @@ void shim_forget_dead_threads(void);
 void shim_keep_only_this_thread(void);
 /// Looks up the functions that ours stand in for.
 void shim_find_real(void);
-extern int (*shim_real_pthread_create)(pthread_t *, const pthread_attr_t *, void *(*)(void *), void *);
+
+/// A child that no fork handler ran for, made by _Fork(3) or clone(2) itself: the state is its parent's, and the ring
+/// is not there. Costs no system call, which a filter might not let through.
+static inline bool shim_is_ours(void) { return shim_ready() && *(volatile uint8_t *)shim->mark == 1; }
+/// The calling thread's number, asked for once.
+uint32_t shim_self(void);
 
 #endif

@@ -96,8 +96,12 @@ int vs_make_real_time(pid_t thread);
 int vs_end_real_time(void);
 /// Lets a thread (0: the calling one) wake up ahead of threads that compute, where the process may ask for it. 0 or -errno.
 int vs_favour_thread(pid_t thread);
-/// Whether `thread` is one of `process`.
-int vs_is_thread_of(pid_t process, pid_t thread);
+/// The process that a pidfd stands for, as this process sees it; -ESRCH if it has ended, or is not to be seen from here.
+pid_t vs_process_of(int pidfd);
+/// Whether one of the threads of `process` has the address space of `other`: 1 or 0, or -errno where the kernel does not say.
+int vs_shares_memory(pid_t other, pid_t process);
+/// Whether a descriptor is a userfaultfd, and not something that answers like one.
+int vs_is_userfaultfd(int fd);
 
 /// Bytes of an open block device, or -errno.
 int64_t vs_device_size(int fd);

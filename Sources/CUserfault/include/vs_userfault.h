@@ -1,6 +1,7 @@
 // userfaultfd(2) and its relatives, for kernels newer than the installed headers: Debian 12 ships those of 6.1, which lack
 // UFFDIO_MOVE (6.8), UFFDIO_POISON (6.6) and PAGEMAP_SCAN (6.7). Ioctl numbers are macros that Swift cannot import,
-// hence the inline functions. All return what the system call returns, or -errno.
+// hence the inline functions. All return what the system call returns, or -errno. VS_CALL is how a system call is made:
+// by libc, unless who includes this has another way (the preload library's agent).
 #ifndef VS_USERFAULT_H
 #define VS_USERFAULT_H
 
@@ -72,65 +73,76 @@ _Static_assert(sizeof(struct vs_pm_scan_arg) == 96, "struct pm_scan_arg of linux
 _Static_assert(sizeof(struct uffd_msg) == 32, "struct uffd_msg of linux/userfaultfd.h");
 
 static inline long vs_result(long value) { return value < 0 ? -errno : value; }
+#ifndef VS_CALL
+#define VS_CALL(...) vs_result(syscall(__VA_ARGS__))
+#endif
+static inline long vs_ioctl(int descriptor, unsigned long request, void *argument) {
+  return VS_CALL(SYS_ioctl, descriptor, request, argument);
+}
 
 static inline int vs_uffd_new(int device) {
-  return (int)vs_result(ioctl(device, USERFAULTFD_IOC_NEW, O_CLOEXEC | O_NONBLOCK));
+  return (int)vs_ioctl(device, USERFAULTFD_IOC_NEW, (void *)(uintptr_t)(O_CLOEXEC | O_NONBLOCK));
 }
 
 /// Negotiates the API. Returns 0 and the kernel's features, or -errno.
 static inline int vs_uffd_api(int uffd, uint64_t wanted, uint64_t *features) {
   struct uffdio_api api = {.api = UFFD_API, .features = wanted};
-  int result = (int)vs_result(ioctl(uffd, UFFDIO_API, &api));
+  int result = (int)vs_ioctl(uffd, UFFDIO_API, &api);
   *features = api.features;
   return result;
 }
 
 static inline int vs_uffd_register(int uffd, uint64_t start, uint64_t length) {
   struct uffdio_register arg = {.range = {start, length}, .mode = UFFDIO_REGISTER_MODE_MISSING};
-  return (int)vs_result(ioctl(uffd, UFFDIO_REGISTER, &arg));
+  return (int)vs_ioctl(uffd, UFFDIO_REGISTER, &arg);
 }
 
 static inline int vs_uffd_unregister(int uffd, uint64_t start, uint64_t length) {
   struct uffdio_range range = {start, length};
-  return (int)vs_result(ioctl(uffd, UFFDIO_UNREGISTER, &range));
+  return (int)vs_ioctl(uffd, UFFDIO_UNREGISTER, &range);
 }
 
 static inline int vs_uffd_wake(int uffd, uint64_t start, uint64_t length) {
   struct uffdio_range range = {start, length};
-  return (int)vs_result(ioctl(uffd, UFFDIO_WAKE, &range));
+  return (int)vs_ioctl(uffd, UFFDIO_WAKE, &range);
 }
 
 /// Bytes copied, or -errno when none was.
 static inline int64_t vs_uffd_copy(int uffd, uint64_t destination, const void *source, uint64_t length) {
   struct uffdio_copy copy = {.dst = destination, .src = (uintptr_t)source, .len = length};
-  if (ioctl(uffd, UFFDIO_COPY, &copy) == 0) return (int64_t)length;
-  return copy.copy > 0 ? copy.copy : -errno;
+  long result = vs_ioctl(uffd, UFFDIO_COPY, &copy);
+  if (result == 0) return (int64_t)length;
+  return copy.copy > 0 ? copy.copy : result;
 }
 
 static inline int64_t vs_uffd_zeropage(int uffd, uint64_t start, uint64_t length) {
   struct uffdio_zeropage zero = {.range = {start, length}};
-  if (ioctl(uffd, UFFDIO_ZEROPAGE, &zero) == 0) return (int64_t)length;
-  return zero.zeropage > 0 ? zero.zeropage : -errno;
+  long result = vs_ioctl(uffd, UFFDIO_ZEROPAGE, &zero);
+  if (result == 0) return (int64_t)length;
+  return zero.zeropage > 0 ? zero.zeropage : result;
 }
 
 /// Bytes poisoned, or -errno when none was.
 static inline int64_t vs_uffd_poison(int uffd, uint64_t start, uint64_t length) {
   struct uffdio_poison poison = {.range = {start, length}};
-  if (ioctl(uffd, UFFDIO_POISON, &poison) == 0) return (int64_t)length;
-  return poison.updated > 0 ? poison.updated : -errno;
+  long result = vs_ioctl(uffd, UFFDIO_POISON, &poison);
+  if (result == 0) return (int64_t)length;
+  return poison.updated > 0 ? poison.updated : result;
 }
 
 static inline int64_t vs_uffd_continue(int uffd, uint64_t start, uint64_t length) {
   struct uffdio_continue request = {.range = {start, length}};
-  if (ioctl(uffd, UFFDIO_CONTINUE, &request) == 0) return (int64_t)length;
-  return request.mapped > 0 ? request.mapped : -errno;
+  long result = vs_ioctl(uffd, UFFDIO_CONTINUE, &request);
+  if (result == 0) return (int64_t)length;
+  return request.mapped > 0 ? request.mapped : result;
 }
 
 /// Bytes moved, or -errno when none was.
 static inline int64_t vs_uffd_move(int uffd, uint64_t destination, uint64_t source, uint64_t length) {
   struct uffdio_move move = {.dst = destination, .src = source, .len = length};
-  if (ioctl(uffd, UFFDIO_MOVE, &move) == 0) return (int64_t)length;
-  return move.move > 0 ? move.move : -errno;
+  long result = vs_ioctl(uffd, UFFDIO_MOVE, &move);
+  if (result == 0) return (int64_t)length;
+  return move.move > 0 ? move.move : result;
 }
 
 /// Runs of present, private, non-zero pages of [start, end): at most `capacity` runs and `pages` pages. Returns the number of runs or
@@ -148,7 +160,7 @@ static inline int vs_pagemap_scan(int pagemap, uint64_t start, uint64_t end, str
       .category_mask = VS_PAGE_IS_PRESENT | VS_PAGE_IS_FILE | VS_PAGE_IS_PFNZERO,
       .return_mask = VS_PAGE_IS_PRESENT,
   };
-  int count = (int)vs_result(ioctl(pagemap, VS_PAGEMAP_SCAN, &arg));
+  int count = (int)vs_ioctl(pagemap, VS_PAGEMAP_SCAN, &arg);
   *walked = arg.walk_end;
   return count;
 }
@@ -159,11 +171,11 @@ static inline void vs_word_store(uint32_t *word, uint32_t value) { __atomic_stor
 /// futex(2) on memory shared between processes. `milliseconds` < 0: no time limit.
 static inline int vs_futex_wait(uint32_t *word, uint32_t expected, int milliseconds) {
   struct timespec time = {milliseconds / 1000, (long)(milliseconds % 1000) * 1000000};
-  return (int)vs_result(syscall(SYS_futex, word, FUTEX_WAIT, expected, milliseconds < 0 ? 0 : &time, 0, 0));
+  return (int)VS_CALL(SYS_futex, word, FUTEX_WAIT, expected, milliseconds < 0 ? 0 : &time, 0, 0);
 }
 
 static inline int vs_futex_wake(uint32_t *word, int count) {
-  return (int)vs_result(syscall(SYS_futex, word, FUTEX_WAKE, count, 0, 0, 0));
+  return (int)VS_CALL(SYS_futex, word, FUTEX_WAKE, count, 0, 0, 0);
 }
 
 /// For loops that wait for another CPU.

@@ -2,7 +2,7 @@
 //
 // Attach socket (SOCK_SEQPACKET, one message per packet):
 //
-//   agent -> daemon   hello      who I am, which group and limit I want
+//   agent -> daemon   hello      who I am, which group and limit I want; + a pidfd of the program
 //   daemon -> agent   welcome    + ring memfd, family memfd, eventfd, /dev/userfaultfd
 //   daemon -> agent   welcome    + the userfaultfd inherited over fork (children only)
 //   agent -> daemon   attach     where my mappings are; + the new target's userfaultfd
@@ -18,7 +18,7 @@
 #include <stdint.h>
 
 #define VSWAP_MAGIC 0x70617776u
-#define VSWAP_VERSION 1u
+#define VSWAP_VERSION 2u
 #define VSWAP_PAGE 4096u
 
 /// limit_bytes of a hello: as little as the program does with.
@@ -40,7 +40,7 @@ struct vswap_hello {
   uint32_t magic;
   uint32_t version;
   uint32_t kind;
-  uint32_t agent_thread;
+  uint32_t agent;        // the agent's process number, as faults name it: in the target's namespace
   uint64_t token;        // VSWAP_CHILD: what the identity page says
   uint64_t limit_bytes;  // 0: none; or VSWAP_LIMIT_AUTO
   char group[VSWAP_GROUP_MAX];
@@ -79,16 +79,12 @@ struct vswap_record {
   uint32_t run;
 };
 
-enum vswap_operation {
-  VSWAP_EVICT = 1,
-  VSWAP_LEAVE = 2  // everything is restored and unregistered: let go of the descriptors and end the thread
-};
 #define VSWAP_WELCOME_DESCRIPTORS 4
 
 struct vswap_bank {
   // Written by the daemon while the bank is idle.
   uint32_t sequence;  // a new value is a new command
-  uint32_t operation;
+  uint32_t reserved;
   uint32_t generation;  // the command is abandoned when the ring's generation is another one
   uint32_t run_count;
   struct vswap_run runs[VSWAP_BANK_PAGES];
@@ -127,6 +123,8 @@ struct vswap_ring {
   uint32_t held;                                     // daemon: pages that only the daemon has
   uint32_t taken;                                    // daemon: pages taken from records, ever; follows `held`
   uint32_t doorbell __attribute__((aligned(64)));    // futex the agent sleeps on
+  uint32_t leave;                                    // daemon: everything is restored and unregistered, or the program has gone: end
+  uint32_t deserted;                                 // agent: the thread that the program began with has ended or executed
   // Threads of the target inside a call that the daemon would have to be asked for if anything were registered.
   uint32_t callers __attribute__((aligned(64)));
   // 0 free, 1 held, 2 held and waited for. The agent holds it around {check the generation, MOVE, copy, publish},
@@ -177,6 +175,8 @@ static inline void vswap_ring_begin(struct vswap_ring *ring) {
 static inline uint32_t *vswap_gate(struct vswap_ring *ring) { return &ring->gate; }
 static inline uint32_t *vswap_generation(struct vswap_ring *ring) { return &ring->generation; }
 static inline uint32_t *vswap_doorbell(struct vswap_ring *ring) { return &ring->doorbell; }
+static inline uint32_t *vswap_leave(struct vswap_ring *ring) { return &ring->leave; }
+static inline uint32_t *vswap_deserted(struct vswap_ring *ring) { return &ring->deserted; }
 static inline uint32_t *vswap_registered(struct vswap_ring *ring) { return &ring->registered; }
 static inline uint32_t *vswap_callers(struct vswap_ring *ring) { return &ring->callers; }
 static inline uint32_t *vswap_taken(struct vswap_ring *ring) { return &ring->taken; }
@@ -186,19 +186,22 @@ static inline const uint8_t *vswap_frames_of(struct vswap_ring *ring, uint32_t b
 static inline uint32_t vswap_records(struct vswap_ring *ring, uint32_t bank) {
   return vswap_load(&ring->bank[bank].record_count);
 }
+/// The agent may write meanwhile: each field is read once.
 static inline struct vswap_record vswap_record_at(struct vswap_ring *ring, uint32_t bank, uint32_t index) {
-  return ring->bank[bank].records[index];
+  const struct vswap_record *record = &ring->bank[bank].records[index];
+  return (struct vswap_record){.address = __atomic_load_n(&record->address, __ATOMIC_RELAXED),
+                               .pages = __atomic_load_n(&record->pages, __ATOMIC_RELAXED),
+                               .run = __atomic_load_n(&record->run, __ATOMIC_RELAXED)};
 }
 static inline uint32_t vswap_finished(struct vswap_ring *ring, uint32_t bank) {
   return vswap_load(&ring->bank[bank].finished);
 }
 /// Writes a command into an idle bank; the new sequence number, stored last, is what makes it one.
-static inline void vswap_give(struct vswap_ring *ring, uint32_t bank, uint32_t sequence, enum vswap_operation operation,
-                              const struct vswap_run *runs, uint32_t count) {
+static inline void vswap_give(struct vswap_ring *ring, uint32_t bank, uint32_t sequence, const struct vswap_run *runs,
+                              uint32_t count) {
   struct vswap_bank *idle = &ring->bank[bank];
   for (uint32_t index = 0; index < count; index++) idle->runs[index] = runs[index];
   idle->run_count = count;
-  idle->operation = operation;
   idle->record_count = 0;
   idle->busy_pages = 0;
   idle->refused_pages = 0;

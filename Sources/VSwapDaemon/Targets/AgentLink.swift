@@ -12,6 +12,10 @@ struct AgentLink {
   let doorbell: Int32
   /// Attach socket; readable when the agent has gone.
   let socket: Int32
+  /// Pidfd of the program, whose memory the agent shares; readable when it has ended.
+  let program: Int32
+  /// The agent was told to end.
+  private(set) var isDismissed = false
   private let ringMapping: Mapping
   private let banks: UnsafeMutablePointer<BankState>
   private var sequence: UInt32 = 0
@@ -45,8 +49,9 @@ struct AgentLink {
     case violation(StaticString)
   }
 
-  init(socket: Int32, ring: Mapping, doorbell: Int32) {
+  init(socket: Int32, program: Int32, ring: Mapping, doorbell: Int32) {
     self.socket = socket
+    self.program = program
     self.doorbell = doorbell
     ringMapping = ring
     self.ring = vswap_ring_at(ring.base)
@@ -62,6 +67,7 @@ struct AgentLink {
     ringMapping.destroy()
     close(doorbell)
     close(socket)
+    close(program)
   }
 
   static let bankCount = Int(VSWAP_BANKS)
@@ -162,16 +168,19 @@ struct AgentLink {
     banks[bank].pages = pages
     banks[bank].recordsTaken = 0
     banks[bank].framesTaken = 0
-    vswap_give(ring, UInt32(bank), sequence, VSWAP_EVICT, banks[bank].runs, UInt32(count))
+    vswap_give(ring, UInt32(bank), sequence, banks[bank].runs, UInt32(count))
     ringAgent()
   }
 
-  /// Tells the agent to end its thread. Nothing may be registered or outstanding any more.
-  mutating func sendLeave() {
-    sequence &+= 1
-    vswap_give(ring, 0, sequence, VSWAP_LEAVE, nil, 0)
+  /// Tells the agent to end. Nothing may be registered or outstanding any more, or the program has gone.
+  mutating func dismissAgent() {
+    isDismissed = true
+    vswap_store(vswap_leave(ring)!, 1)
     ringAgent()
   }
+
+  /// The agent says that the thread which the program began with has ended, or executes something else.
+  var isDeserted: Bool { vswap_load(vswap_deserted(ring)!) != 0 }
 
   private func ringAgent() {
     let bell = vswap_doorbell(ring)!

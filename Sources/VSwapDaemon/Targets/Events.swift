@@ -11,7 +11,8 @@ extension TargetState {
     let high = end / UInt64(pageSize)
     link?.abandonCommands(touching: low, high)
     account.swappedChanged(by: -table.removeRange(from: low, below: high, layer: layer))
-    discarded.insert(from: low, below: high)
+    // The agent empties its staging area, from which nothing is evicted.
+    if !isPrivate(low, high) { discarded.insert(from: low, below: high) }
     publishSwapped()
   }
 

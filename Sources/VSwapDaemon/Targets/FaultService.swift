@@ -23,7 +23,7 @@ extension TargetState {
     }
     if page == identityPage { return serveIdentity(fault, buffers) }
     // A child without an agent waits for nothing: it gets one as soon as the group comes near its limit.
-    if account.room <= 0 && link != nil && !requestGranted && fault.thread != agentThread {
+    if account.room <= 0 && link != nil && !requestGranted && fault.thread != agent {
       park(fault)
       return .done
     }

@@ -47,30 +47,47 @@ struct Handshake {
     var peer = vs_peer()
     let status = vs_peer_of(connection, &peer)
     guard status == 0 else { throw KernelError(call: "getsockopt", code: -status) }
-    var none: Int32 = -1
-    let hello = try receive(connection, vswap_hello(), &none)
-    if none >= 0 { close(none) }
-    guard hello.magic == VSWAP_MAGIC, hello.version == VSWAP_VERSION else {
-      throw Refusal(text: "the preload library is of another version than the daemon; install both together")
+    var passed: Int32 = -1
+    let hello = try receive(connection, vswap_hello(), &passed)
+    do {
+      guard hello.magic == VSWAP_MAGIC, hello.version == VSWAP_VERSION else {
+        throw Refusal(text: "the preload library is of another version than the daemon; install both together")
+      }
+      let program = try program(ofAgent: peer.pid, passed)
+      switch hello.kind {
+      case UInt32(VSWAP_NEW.rawValue): return try attachNew(connection, hello, program)
+      case UInt32(VSWAP_CHILD.rawValue): return try attachChild(connection, hello, program)
+      default: throw Refusal(text: "the preload library asked for something unknown")
+      }
+    } catch {
+      if passed >= 0 { close(passed) }
+      throw error
     }
-    switch hello.kind {
-    case UInt32(VSWAP_NEW.rawValue): return try attachNew(connection, hello, peer.pid)
-    case UInt32(VSWAP_CHILD.rawValue): return try attachChild(connection, hello, peer.pid)
-    default: throw Refusal(text: "the preload library asked for something unknown")
+  }
+
+  /// Who is to be served. The agent is whoever connected, as the kernel says; the program is what it has a pidfd of, if it shares the
+  /// program's memory.
+  private func program(ofAgent agent: Int32, _ pidfd: Int32) throws -> Program {
+    let processID = pidfd < 0 ? -EBADF : vs_process_of(pidfd)
+    guard processID > 0, vs_shares_memory(agent, processID) == 1 else {
+      throw Refusal(text: "the agent does not share the memory of the program that it speaks for")
     }
+    return Program(processID: processID, pidfd: pidfd, agent: agent)
   }
 
   // MARK: - A new program
 
-  private func attachNew(_ connection: Int32, _ hello: vswap_hello, _ processID: Int32) throws -> Pager {
+  private func attachNew(_ connection: Int32, _ hello: vswap_hello, _ program: Program) throws -> Pager {
     compressor.prepare()
-    let endpoint = try Endpoint(processID: processID, connection: connection, layer: layer, files: files, unpackers: unpackers)
+    let endpoint = try Endpoint(program: program, connection: connection, layer: layer, files: files, unpackers: unpackers)
     var passed: Int32 = -1
     do {
       try welcome(connection, endpoint)
       let attach = try receive(connection, vswap_attach(), &passed)
-      guard passed >= 0 else { throw Refusal(text: "no userfaultfd came with the attach message") }
-      let state = try stateOfNew(hello, processID, attach, Userfault(descriptor: passed))
+      guard passed >= 0, vs_is_userfaultfd(passed) != 0 else {
+        throw Refusal(text: "no userfaultfd came with the attach message")
+      }
+      let state = try stateOfNew(hello, endpoint, attach, Userfault(descriptor: passed))
       return start(connection, state, hello: hello, endpoint: endpoint, isForked: false)
     } catch {
       if passed >= 0 { close(passed) }
@@ -80,14 +97,15 @@ struct Handshake {
   }
 
   private func stateOfNew(
-    _ hello: vswap_hello, _ processID: Int32, _ attach: vswap_attach, _ uffd: Userfault
+    _ hello: vswap_hello, _ endpoint: Endpoint, _ attach: vswap_attach, _ uffd: Userfault
   ) throws -> (member: Pager.Member, group: Group) {
     try uffd.negotiate()
     try uffd.register(attach.staging_address, UInt64(VSWAP_BANK_PAGES) * UInt64(pageSize))
     try uffd.register(attach.identity_address, UInt64(pageSize))
+    try prove(uffd, endpoint, attach.identity_address)
     let table = try PageTable.create(arena: chunks)
     let given = Wire.text(hello.group)
-    let name = given.isEmpty ? "\(Wire.text(hello.name))-\(processID)" : given
+    let name = given.isEmpty ? "\(Wire.text(hello.name))-\(endpoint.program.processID)" : given
     guard let (group, id, token) = registry.enter(groupNamed: name, limit: Self.limit(hello.limit_bytes)) else {
       var table = table
       table.destroy(layer: layer)
@@ -96,9 +114,22 @@ struct Handshake {
     let member = Pager.Member.allocate(capacity: 1)
     member.initialize(
       to: TargetState(
-        id: id, token: token, uffd: uffd, account: group.account, counters: .create(), link: nil, processID: processID,
-        table: table, attach: attach))
+        id: id, token: token, uffd: uffd, account: group.account, counters: .create(), link: nil,
+        processID: endpoint.program.agent, table: table, attach: attach))
     return (member, group)
+  }
+
+  /// That the userfaultfd is one of the address space which /proc shows for the agent: what is put in through the one is seen by the other.
+  /// The files of /proc stay with the address space that they were opened for, so the last one opened proves those before.
+  private func prove(_ uffd: Userfault, _ endpoint: Endpoint, _ address: UInt64) throws {
+    let secret = UInt64.random(in: 1...UInt64.max)
+    let filled = withUnsafeTemporaryAllocation(of: UInt64.self, capacity: pageSize / 8) { page in
+      page.initialize(repeating: secret)
+      return vs_uffd_copy(uffd.descriptor, address, page.baseAddress!, UInt64(pageSize))
+    }
+    guard filled == Int64(pageSize), endpoint.shows(secret, at: address) else {
+      throw Refusal(text: "the userfaultfd is none of the process that passed it")
+    }
   }
 
   private static func limit(_ bytes: UInt64) -> GroupLimit {
@@ -111,17 +142,21 @@ struct Handshake {
 
   // MARK: - A child that grew up
 
-  private func attachChild(_ connection: Int32, _ hello: vswap_hello, _ processID: Int32) throws -> Pager {
+  private func attachChild(_ connection: Int32, _ hello: vswap_hello, _ program: Program) throws -> Pager {
     guard let old = registry.pager(ofChild: hello.token) else {
       throw Refusal(text: "the daemon knows no such child")
     }
-    let endpoint = try Endpoint(processID: processID, connection: connection, layer: layer, files: files, unpackers: unpackers)
+    let endpoint = try Endpoint(program: program, connection: connection, layer: layer, files: files, unpackers: unpackers)
     do {
       try welcome(connection, endpoint)
       try passInherited(connection, old, hello.token)
       var none: Int32 = -1
       let attach = try receive(connection, vswap_attach(), &none)
       if none >= 0 { close(none) }
+      // The agent has read there who it is.
+      guard endpoint.shows(hello.token, at: attach.identity_address) else {
+        throw Refusal(text: "the token is none of the process that sent it")
+      }
       let promise = Promise<Pager.HandOver?>()
       // Without a limit: a child that was handed over to somebody who gave up would never be served again.
       guard old.post(.handOver(token: hello.token, promise)), let handOver = promise.wait()
@@ -154,18 +189,18 @@ struct Handshake {
     _ connection: Int32, _ state: (member: Pager.Member, group: Group), hello: vswap_hello, endpoint: Endpoint,
     isForked: Bool
   ) -> Pager {
-    let agentThread = Int32(bitPattern: hello.agent_thread)
     let member = state.member
     let target = Target(
-      id: member.pointee.id, processID: endpoint.processID, name: Wire.text(hello.name), group: state.group,
+      id: member.pointee.id, processID: endpoint.program.processID, name: Wire.text(hello.name), group: state.group,
       counters: member.pointee.counters, family: endpoint.family, statm: endpoint.statm, isForked: isForked)
-    member.pointee.processID = endpoint.processID
+    member.pointee.processID = endpoint.program.agent
     member.pointee.pagemap = endpoint.pagemap
-    member.pointee.link = AgentLink(socket: connection, ring: endpoint.ring, doorbell: endpoint.doorbell)
+    member.pointee.link = AgentLink(
+      socket: connection, program: endpoint.program.pidfd, ring: endpoint.ring, doorbell: endpoint.doorbell)
     let pager = Pager(
       target: target, state: member, family: registry, mailbox: endpoint.mailbox, quiet: endpoint.quiet,
       buffers: endpoint.buffers, budget: budget, compressor: compressor, haltPolling: haltPolling)
-    member.pointee.agentThread = agentThread
+    member.pointee.agent = Int32(bitPattern: hello.agent)
     member.pointee.publishToAgent()
     // A child comes with slots.
     member.pointee.publishSwapped()
@@ -175,7 +210,7 @@ struct Handshake {
     // From here on a swapoff may map pages there: nothing of the state is touched any more but by the pager.
     registry.join(target, servedBy: pager)
     // The agent does what direct reclaim does in the kernel, and has to get its turn beside threads that allocate.
-    if vs_is_thread_of(endpoint.processID, agentThread) != 0 { _ = vs_favour_thread(agentThread) }
+    _ = vs_favour_thread(endpoint.program.agent)
     // A peer that has gone in the meantime is noticed by the pager.
     try? send(connection, [])
     return pager
@@ -208,9 +243,17 @@ struct Handshake {
   }
 }
 
+/// A process that wants to be served, and the agent that speaks for it.
+struct Program {
+  let processID: Int32
+  let pidfd: Int32
+  /// The agent's process number.
+  let agent: Int32
+}
+
 /// All that serving one more target takes and that may not be there: made first, so that nothing fails later.
 struct Endpoint {
-  let processID: Int32
+  let program: Program
   let ring: Mapping
   let family: Mapping
   let buffers: FaultBuffers
@@ -222,18 +265,18 @@ struct Endpoint {
   let pagemap: Int32
 
   init(
-    processID: Int32, connection: Int32, layer: SlotLayer, files: AreaFiles, unpackers: Unpackers
+    program: Program, connection: Int32, layer: SlotLayer, files: AreaFiles, unpackers: Unpackers
   ) throws(KernelError) {
-    self.processID = processID
+    self.program = program
     doorbell = vs_eventfd()
     mailbox = vs_eventfd()
     quiet = vs_epoll()
-    statm = open("/proc/\(processID)/statm", O_RDONLY | O_CLOEXEC)
-    pagemap = open("/proc/\(processID)/pagemap", O_RDONLY | O_CLOEXEC)
+    statm = open("/proc/\(program.agent)/statm", O_RDONLY | O_CLOEXEC)
+    pagemap = open("/proc/\(program.agent)/pagemap", O_RDONLY | O_CLOEXEC)
     let failure = KernelError.last("open")
     do throws(KernelError) {
       guard min(doorbell, mailbox, quiet, statm, pagemap) >= 0 else { throw failure }
-      for descriptor in [mailbox, doorbell, connection] {
+      for descriptor in [mailbox, doorbell, connection, program.pidfd] {
         let status = vs_epoll_add(quiet, descriptor)
         guard status == 0 else { throw KernelError(call: "epoll_ctl", code: -status) }
       }
@@ -258,6 +301,15 @@ struct Endpoint {
       throw error
     }
     vswap_ring_begin(vswap_ring_at(ring.base))
+  }
+
+  /// Whether the address space of the agent has that value at an address, now and of the files that were opened before.
+  func shows(_ value: UInt64, at address: UInt64) -> Bool {
+    let memory = open("/proc/\(program.agent)/mem", O_RDONLY | O_CLOEXEC)
+    guard memory >= 0 else { return false }
+    defer { close(memory) }
+    var found: UInt64 = 0
+    return pread(memory, &found, 8, off_t(clamping: address)) == 8 && found == value
   }
 
   func discard() {

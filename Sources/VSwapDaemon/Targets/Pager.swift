@@ -99,6 +99,8 @@ final class Pager: @unchecked Sendable {
   private var stallClock = StallClock()
   private var evictRequest: (promise: Promise<EvictResult>, before: Int, roundsBefore: Int, goal: Int)?
   private var grantedRange: Range<UInt64>?
+  /// Monotonic nanoseconds of the next look whether the program executes something else.
+  private var nextLookForProgram: UInt64 = 0
   /// Found by a swapoff's worker.
   private var violation: StaticString?
 
@@ -117,7 +119,7 @@ final class Pager: @unchecked Sendable {
     self.haltPolling = haltPolling
     layer = buffers.layer
     members = [state]
-    map = MemoryMap(processID: target.processID)
+    map = MemoryMap(processID: state.pointee.processID)
     self.buffers.pager = .passUnretained(self)
   }
 
@@ -324,6 +326,10 @@ final class Pager: @unchecked Sendable {
         agentLeft()
         return
       }
+      if hasTarget, let link = members[0].pointee.link, descriptor == link.program {
+        dismissAgent()
+        continue
+      }
       vs_eventfd_clear(descriptor)
     }
   }
@@ -332,6 +338,7 @@ final class Pager: @unchecked Sendable {
   private func unwatch(_ link: AgentLink) {
     vs_epoll_remove(quiet, link.doorbell)
     vs_epoll_remove(quiet, link.socket)
+    vs_epoll_remove(quiet, link.program)
   }
 
   /// Milliseconds until something has to be looked at that no descriptor tells.
@@ -342,6 +349,7 @@ final class Pager: @unchecked Sendable {
     if buffers.ahead.pointee.isActive { result = result < 0 ? 20 : min(result, 20) }
     if hasTarget, members[0].pointee.counters.wanted > 0 { result = result < 0 ? 5 : min(result, 5) }
     if buffers.reader.hasQueued { result = 1 }
+    if hasTarget, let link = members[0].pointee.link, link.isDeserted && !link.isDismissed { result = result < 0 ? 50 : min(result, 50) }
     return result
   }
 
@@ -458,6 +466,7 @@ final class Pager: @unchecked Sendable {
     let member = members[0]
     answerRequest(member)
     guard hasTarget, members[0].pointee.link != nil else { return }
+    if member.pointee.link!.isDeserted { lookForProgram(member) }
     if member.pointee.counters.unregisteredGrowth {
       member.pointee.counters.unregisteredGrowth = false
       try? member.pointee.registerGrowth(&map, layer: layer)
@@ -733,8 +742,9 @@ final class Pager: @unchecked Sendable {
     member.pointee.link = nil
     if restore(member, 0, .max, .max) != nil {
       link.publish(held: 0)
-      link.sendLeave()
+      link.dismissAgent()
       letGo(member, violation: what)
+      link.publish(registered: 0)
     }
     link.destroy()
   }
@@ -744,7 +754,7 @@ final class Pager: @unchecked Sendable {
     guard let index = members.firstIndex(of: member) else { return }
     while member.pointee.registered.count > 0 { unregister(member.pointee.registered[0], member) }
     member.pointee.wakeAll()
-    member.pointee.link?.sendLeave()
+    member.pointee.link?.dismissAgent()
     end(index, violation: violation)
   }
 
@@ -795,12 +805,35 @@ final class Pager: @unchecked Sendable {
     return HandOver(member: member)
   }
 
-  /// The agent's end of the socket closed: the process ended or executes something else. Its memory may live on for a moment
-  /// in a vfork child; then it goes on being served.
+  /// The program has ended, or executes something else. The address space lives until the agent leaves it.
+  private func dismissAgent() {
+    let link = members[0].pointee.link!
+    guard !link.isDismissed else { return }
+    vs_epoll_remove(quiet, link.program)
+    members[0].pointee.link!.abandonCommands()
+    members[0].pointee.link!.dismissAgent()
+  }
+
+  /// The thread that the program began with has gone. Where another one has the address space still the program lives on, and nobody
+  /// tells when it leaves that.
+  private func lookForProgram(_ member: Member) {
+    let link = member.pointee.link!
+    let now = vs_monotonic_ns()
+    guard !link.isDismissed, now >= nextLookForProgram else { return }
+    nextLookForProgram = now + 50_000_000
+    if vs_shares_memory(member.pointee.processID, target.processID) == 0 { dismissAgent() }
+  }
+
+  /// The agent's end of the socket closed. The process ended or executes something else: its memory may live on for a moment
+  /// in a vfork child, and goes on being served then. Or somebody has killed the agent alone: everything goes back.
   private func agentLeft() {
     let member = members[0]
     if case .gone = member.pointee.uffd.probe(at: member.pointee.probeAddress) {
       end(0, violation: nil)
+      return
+    }
+    if let link = member.pointee.link, !link.isDismissed, vs_wait_readable(link.program, 0) == 0 {
+      violation = "its agent has ended"
       return
     }
     // Dying threads are on their way out; look again in a millisecond.

@@ -14,10 +14,10 @@ struct TargetState {
   let counters: TargetCounters
   /// nil for a child without an agent.
   var link: AgentLink?
-  /// 0 while unknown: a child without an agent.
+  /// Where /proc shows this address space: the agent's process, which lives as long. 0 while unknown: a child without an agent.
   var processID: Int32
   /// Never kept waiting for room: it is what makes room.
-  var agentThread: Int32 = 0
+  var agent: Int32 = 0
   /// /proc/PID/pagemap, or -1.
   var pagemap: Int32 = -1
 

@@ -70,7 +70,9 @@ seconds_unreported_moves=200
 case_unreported_moves() {
   [[ -z $NATIVE ]] || skip "it is about vswapd"
   start_daemon
-  start_program 24M "$PROGRAMS/lostmoves" --size 96 --threads 2 --seed "$SEED"
+  # The library with such a UFFDIO_MOVE.
+  export VSWAP_SHIM=$PROGRAMS/libvswap-lostmoves.so
+  start_program 24M "$PROGRAMS/churn" --size 96 --threads 2 --seed "$SEED"
   wait_until 100 has_evicted 200000 || fail "hardly anything is evicted: $(ctl status --json)"
   remark "evictions=$(evictions)"
   ask_right stop

@@ -19,7 +19,7 @@ import Testing
       var ends: [Int32] = [0, 0]
       #expect(socketpair(AF_UNIX, Int32(SOCK_SEQPACKET.rawValue), 0, &ends) == 0)
       peer = ends[1]
-      link = AgentLink(socket: ends[0], ring: mapping, doorbell: vs_eventfd())
+      link = AgentLink(socket: ends[0], program: vs_eventfd(), ring: mapping, doorbell: vs_eventfd())
       let runs = link.runs(of: 0)
       runs[0] = vswap_run(address: 0x10000, pages: 4, reserved: 0)
       runs[1] = vswap_run(address: 0x40000, pages: 1, reserved: 0)
