@@ -285,13 +285,12 @@ static void abandon_request(void) {
 static uint32_t *owner_word(void) { return (uint32_t *)&shim->owner.__data.__lock; }
 static bool owner_is_gone(void) { return vswap_load(owner_word()) & FUTEX_OWNER_DIED; }
 
-/// Waits until the word has another value, somebody wakes, the owner has gone, or the time is over.
-static void wait_for(uint32_t *word, uint32_t expected, int milliseconds) {
+/// Waits until the word has another value, somebody wakes, the owner has gone, or the time is over. Returns whether it is.
+static bool wait_for(uint32_t *word, uint32_t expected, int milliseconds) {
   struct timespec until;
   uint32_t held = __atomic_or_fetch(owner_word(), FUTEX_WAITERS, __ATOMIC_ACQ_REL);
   if (held & FUTEX_OWNER_DIED || raw(SYS_clock_gettime, CLOCK_MONOTONIC, &until) != 0) {
-    shim_futex_wait(word, expected, milliseconds);
-    return;
+    return shim_futex_wait(word, expected, milliseconds) == -ETIMEDOUT;
   }
   until.tv_sec += milliseconds / 1000;
   until.tv_nsec += milliseconds % 1000 * 1000000L;
@@ -302,7 +301,8 @@ static void wait_for(uint32_t *word, uint32_t expected, int milliseconds) {
   struct futex_waitv words[2] = {{.val = expected, .uaddr = (uintptr_t)word, .flags = FUTEX_32},
                                  {.val = held, .uaddr = (uintptr_t)owner_word(), .flags = FUTEX_32}};
   long result = raw(__NR_futex_waitv, words, 2, 0, &until, CLOCK_MONOTONIC);
-  if (result == -ENOSYS || result == -EPERM || result == -EINVAL) shim_futex_wait(word, expected, milliseconds);
+  if (result == -ENOSYS || result == -EPERM || result == -EINVAL) result = shim_futex_wait(word, expected, milliseconds);
+  return result == -ETIMEDOUT;
 }
 
 /// Whether one of the program's threads has this address space still. The process may have ended, or execute something else.
@@ -314,6 +314,12 @@ static bool program_lives(void) {
     if (thread != 0 && raw(SYS_kcmp, vswap_load(&shim->agent), thread, KCMP_VM, 0, 0) == 0) return true;
   }
   return false;
+}
+
+/// Whether the process still has this address space, where its robust list did not tell. A process whose first thread has ended has none, which
+/// the daemon finds out.
+static bool seems_deserted(void) {
+  return owner_is_gone() || raw(SYS_kcmp, vswap_load(&shim->agent), shim->process, KCMP_VM, 0, 0) > 0;
 }
 
 /// Whether all threads of the process have ended.
@@ -332,7 +338,7 @@ static void end_without_daemon(void) {
 /// Serves the ring until the daemon says leave or goes away, or the program ends. Where the program executes something else it is the daemon that
 /// finds out: it may look at it.
 static void serve(void) {
-  bool told = false;
+  bool told = false, look = false;
   int idle = IDLE_MILLISECONDS;
   uint32_t seen = vswap_load(&shim->ring->doorbell) - 1;
   while (!vswap_load(&shim->ring->leave)) {
@@ -340,14 +346,14 @@ static void serve(void) {
     // Whoever changes the state of a request rings afterwards, so a bell not seen before is the only time to look.
     if (bell != seen && vswap_load(&shim->ring->request.state) != VSWAP_REQUEST_NONE) ring_doorbell_of_daemon();
     seen = bell;
-    if (!told && owner_is_gone()) {
+    if (!told && (owner_is_gone() || (look && seems_deserted()))) {
       told = true;
       idle = DESERTED_MILLISECONDS;
       vswap_store(&shim->ring->deserted, 1);
       ring_doorbell_of_daemon();
     }
     if (execute_oldest()) continue;
-    wait_for(&shim->ring->doorbell, bell, idle);
+    look = wait_for(&shim->ring->doorbell, bell, idle);
     if (told && program_ended()) break;
     if (told && idle < IDLE_MILLISECONDS) idle *= 2;
     if (daemon_gone()) {
@@ -388,7 +394,7 @@ static bool part(void) {
 /// credentials right now.
 static bool grow_old(void) {
   wait_for(&shim->family->promote, shim->family_value, YOUNG_MILLISECONDS);
-  return !owner_is_gone() && vswap_replace(&shim->phase, SHIM_YOUNG, SHIM_GROWING);
+  return !seems_deserted() && vswap_replace(&shim->phase, SHIM_YOUNG, SHIM_GROWING);
 }
 
 void shim_run_agent(void) {

@@ -26,7 +26,7 @@
 // Initialised, so that it lies in a file-backed page.
 struct shim *shim = (struct shim *)1;
 
-void shim_futex_wait(uint32_t *word, uint32_t expected, int milliseconds) { vs_futex_wait(word, expected, milliseconds); }
+long shim_futex_wait(uint32_t *word, uint32_t expected, int milliseconds) { return vs_futex_wait(word, expected, milliseconds); }
 
 static uint8_t *map_between_guards(size_t length) {
   long base = raw(SYS_mmap, 0, length + 2 * SHIM_PAGE, PROT_NONE, MAP_PRIVATE | MAP_ANONYMOUS | MAP_NORESERVE, -1, 0);

@@ -87,7 +87,7 @@ extern struct shim *shim;
 static inline bool shim_ready(void) { return shim != (struct shim *)1; }
 
 static inline void shim_futex_wake(uint32_t *word) { raw(SYS_futex, word, 1 /* FUTEX_WAKE */, INT32_MAX); }
-void shim_futex_wait(uint32_t *word, uint32_t expected, int milliseconds);
+long shim_futex_wait(uint32_t *word, uint32_t expected, int milliseconds);
 
 /// Maps staging and outbox. 0, or -errno.
 long shim_map_staging(void);
