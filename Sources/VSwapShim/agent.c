@@ -8,6 +8,7 @@
 #include <signal.h>
 #include <sys/mman.h>
 #include <sys/prctl.h>
+#include <sys/resource.h>
 #include <sys/socket.h>
 #include <time.h>
 
@@ -384,6 +385,9 @@ static bool part(void) {
   raw(SYS_prctl, PR_SET_NAME, "vswap-agent", 0, 0, 0);
   // Signals for the program's process group, or from its terminal, pass by.
   raw(SYS_setsid);
+  // It uses no message queues; whoever finds its remains knows it by that.
+  struct rlimit64 mark = {SHIM_AGENT_MARK, SHIM_AGENT_MARK};
+  raw(SYS_prlimit64, 0, RLIMIT_MSGQUEUE, &mark, 0);
   shim->pidfd = (int)raw(SYS_pidfd_open, shim->process, 0);
   shim->pagemap = (int)raw(SYS_openat, AT_FDCWD, "/proc/self/pagemap", O_RDONLY | O_CLOEXEC);
   shim_drop_powers(false);

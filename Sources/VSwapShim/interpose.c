@@ -7,7 +7,9 @@
 //   madvise, process_madvise
 //                    WIPEONFORK, DONTFORK and GUARD_INSTALL change what a hole in the range means, without an event
 //   ioctl            a mapping has one userfaultfd: it is given back when the program registers it with its own
-//   prctl            a filter that the program sets is none for an agent of its children
+//   prctl            a filter that the program sets is none for an agent of its children; who adopts orphans adopts agents
+//   wait and such    see wait.c
+//   read and write   see selfmem.c
 //   setuid and such  the agent of a young child is made anew, with what the child may do from then on
 //   syscall          the same calls by their number
 #include <dlfcn.h>
@@ -257,6 +259,8 @@ static void note_filter(bool is_set) {
 static long call_prctl(const long *arguments) {
   long result = plain_call(SYS_prctl, arguments);
   note_filter(result >= 0 && (int)arguments[0] == PR_SET_SECCOMP);
+  if (result >= 0 && (int)arguments[0] == PR_SET_CHILD_SUBREAPER && shim_is_ours())
+    shim->adopting = shim->process == 1 || arguments[1] != 0;
   return result;
 }
 
@@ -342,15 +346,14 @@ static void end_credentials(bool stopped) {
 #define CREDENTIALS(name, parameters, arguments)                       \
   EXPORTED int name parameters {                                       \
     static int (*real) parameters;                                     \
-    if (!real) find_next(#name, &real);                                \
+    if (!real) shim_find_next(#name, &real);                                \
     bool stopped = begin_credentials();                                \
     int result = real arguments;                                       \
     end_credentials(stopped);                                          \
     return result;                                                     \
   }
 
-/// What the library before us in the search order has under that name.
-static void find_next(const char *name, void *place) {
+void shim_find_next(const char *name, void *place) {
   void *next = dlsym(RTLD_NEXT, name);
   memcpy(place, &next, sizeof(next));
 }
@@ -367,7 +370,11 @@ CREDENTIALS(setgroups, (size_t count, const gid_t *groups), (count, groups))
 
 // MARK: - Threads
 
-void shim_find_real(void) { find_next("pthread_create", &real_pthread_create); }
+void shim_find_real(void) {
+  shim_find_next("pthread_create", &real_pthread_create);
+  shim_find_waits();
+  shim_find_self_memory();
+}
 
 static void free_entry(struct shim_thread *entry) {
   entry->thread = 0;

@@ -78,7 +78,7 @@ static long clone_onto(unsigned long flags, uint8_t *stack_end, void (*start)(vo
 
 static void begin_agent(void) {
   shim_run_agent();
-  raw(SYS_exit_group, 0);
+  raw(SYS_exit_group, SHIM_AGENT_STATUS);
 }
 
 /// CLONE_FILES until the agent has a table of its own, made without ever copying the program's descriptors into it. Everything

@@ -27,6 +27,10 @@
 #define SHIM_THREADS 16384
 #define SHIM_STAGING ((size_t)VSWAP_BANK_PAGES * SHIM_PAGE)
 
+/// By these a wait tells a dead agent from the program's children (wait.c).
+#define SHIM_AGENT_STATUS 0x76
+#define SHIM_AGENT_MARK 0x7673
+
 enum shim_phase {
   SHIM_IDLE = 0,      // not attached: the program runs as if the library were absent
   SHIM_STARTING = 1,  // the agent speaks with the daemon
@@ -124,8 +128,12 @@ struct shim_thread *shim_new_thread_entry(void);
 void shim_forget_dead_threads(void);
 /// In a forked child: only the calling thread is left.
 void shim_keep_only_this_thread(void);
-/// Looks up the functions that ours stand in for.
+/// Looks up the functions that ours stand in for: at the start, since looking may allocate.
 void shim_find_real(void);
+void shim_find_waits(void);
+void shim_find_self_memory(void);
+/// What the library after us in the search order has under that name.
+void shim_find_next(const char *name, void *place);
 
 /// A child that no fork handler ran for, made by _Fork(3) or clone(2) itself: the state is its parent's, and the ring
 /// is not there. Costs no system call, which a filter might not let through.
