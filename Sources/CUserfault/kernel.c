@@ -229,22 +229,24 @@ int vs_cpu_of_thread(pid_t thread) {
   return field ? atoi(field + 1) : -EINVAL;
 }
 
-uint64_t vs_growth_of_mremap(pid_t thread) {
+struct vs_growth vs_growth_of_mremap(pid_t thread) {
+  const struct vs_growth none = {0, 0};
   char path[64], text[256];
   snprintf(path, sizeof(path), "/proc/%d/syscall", thread);
   int fd = open(path, O_RDONLY | O_CLOEXEC);
-  if (fd < 0) return 0;
+  if (fd < 0) return none;
   ssize_t length = read(fd, text, sizeof(text) - 1);
   close(fd);
-  if (length <= 0) return 0;
+  if (length <= 0) return none;
   text[length] = 0;
   long number;
-  unsigned long long address, before, after;
-  if (sscanf(text, "%ld %llx %llx %llx", &number, &address, &before, &after) != 4) return 0;
+  unsigned long long address, before, after, flags, to;
+  if (sscanf(text, "%ld %llx %llx %llx %llx %llx", &number, &address, &before, &after, &flags, &to) != 6) return none;
   // The kernel rounds lengths up to pages.
   before = (before + 4095) & ~4095ull;
   after = (after + 4095) & ~4095ull;
-  return number == SYS_mremap && after > before ? after - before : 0;
+  if (number != SYS_mremap || after <= before) return none;
+  return (struct vs_growth){flags & MREMAP_FIXED ? to + before : 0, after - before};
 }
 
 int vs_set_cpu(int cpu) {

@@ -35,6 +35,12 @@ public enum ByteSize {
     return bytes
   }
 
+  /// Bytes of so many pages of 4096; of more than can be counted, the most that can.
+  public static func ofPages(_ pages: Int) -> Int {
+    let bytes = pages.multipliedReportingOverflow(by: 4096)
+    return bytes.overflow ? (pages < 0 ? .min : .max) : bytes.partialValue
+  }
+
   /// For example "0 B", "512 B", "63.8 MiB", "1.5 GiB": one decimal from KiB upwards.
   public static func format(_ bytes: Int) -> String {
     var tenths = bytes.magnitude.multipliedReportingOverflow(by: 10)

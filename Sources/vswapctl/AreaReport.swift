@@ -18,7 +18,8 @@ enum AreaReport {
   }
 
   private static func state(_ area: AreaStatus) -> String {
-    var words = [area.state]
+    var words = [area.state == "no_space" ? "no space" : area.state]
+    if area.discard { words.append("discard") }
     if !area.direct { words.append("through the page cache") }
     if area.readErrors > 0 { words.append("read errors: \(area.readErrors)") }
     if area.writeErrors > 0 { words.append("write errors: \(area.writeErrors)") }

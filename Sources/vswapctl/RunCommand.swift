@@ -9,7 +9,7 @@ struct RunCommand: ParsableCommand {
     commandName: "run",
     abstract: "Run a program and all its descendants as one group, under a memory limit.",
     usage:
-      "vswapctl run [--limit SIZE|auto] [--pool-limit SIZE] [--swap PATH:SIZE[:PRIO]]... [--embedded] [--stats] -- CMD [ARG...]",
+      "vswapctl run [--limit SIZE|auto] [--pool-limit SIZE] [--swap PATH:SIZE[:PRIO][:discard]]... [--embedded] [--stats] -- CMD [ARG...]",
     discussion: """
       Uses the daemon that answers at the control socket, else starts one for as long as the program runs.
 
@@ -34,7 +34,7 @@ struct RunCommand: ParsableCommand {
   @Option(
     help: ArgumentHelp(
       "A swap area of an embedded daemon, made if it is missing; may be given several times.",
-      valueName: "path:size[:prio]"))
+      valueName: "path:size[:prio][:discard]"))
   var swap: [String] = []
 
   @Flag(help: "Start a daemon for this program even if another one answers.")

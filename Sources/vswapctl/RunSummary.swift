@@ -11,7 +11,6 @@ struct RunSummary {
   /// A second, in steps of `intervalMicroseconds`.
   private static let attempts = 100
   private static let intervalMicroseconds: UInt32 = 10_000
-  private static let pageSize = 4096
 
   /// One line. Waits up to a second for a daemon that knows nothing of `process`, and up to a minute for one that still has it: on a busy machine
   /// it may take that to notice the end.
@@ -51,16 +50,16 @@ struct RunSummary {
     }
     if totals.zeroFills > 0 { parts.append("\(totals.zeroFills) zero-filled") }
     if totals.peakSwappedPages > 0 {
-      parts.append("at most \(ByteSize.format(totals.peakSwappedPages * Self.pageSize)) swapped")
+      parts.append("at most \(ByteSize.format(ByteSize.ofPages(totals.peakSwappedPages))) swapped")
     }
-    let original = pool.storedOriginalBytes - poolBefore.storedOriginalBytes
-    let compressed = pool.storedCompressedBytes - poolBefore.storedCompressedBytes
+    let original = growth(from: poolBefore.storedOriginalBytes, to: pool.storedOriginalBytes)
+    let compressed = growth(from: poolBefore.storedCompressedBytes, to: pool.storedCompressedBytes)
     if let ratio = StatusReport.ratio(original, compressed) {
       parts.append("pool \(ByteSize.format(original)) -> \(ByteSize.format(compressed)) (\(ratio))")
     }
-    let reused = pool.reusedCopies - poolBefore.reusedCopies
+    let reused = growth(from: poolBefore.reusedCopies, to: pool.reusedCopies)
     if reused > 0 { parts.append("\(reused) left again unchanged") }
-    if let dictionary = group.dictionary { parts.append("dictionary saves \(Int(dictionary.savesPercent.rounded())) %") }
+    if let dictionary = group.dictionary { parts.append("dictionary saves \(whole(dictionary.savesPercent.rounded())) %") }
     if !group.targets.isEmpty { parts.append("\(group.targets.count) processes still running") }
     return parts.joined(separator: ", ")
   }

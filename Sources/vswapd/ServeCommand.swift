@@ -29,7 +29,7 @@ struct ServeCommand: ParsableCommand {
   @Option(
     help: ArgumentHelp(
       "A swap area, made if it is missing; may be given several times, on top of those of the configuration file.",
-      valueName: "path:size[:prio]"))
+      valueName: "path:size[:prio][:discard]"))
   var swap: [String] = []
 
   @Option(help: .hidden)

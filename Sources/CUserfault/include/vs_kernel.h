@@ -56,9 +56,14 @@ int64_t vs_receive(int fd, void *data, size_t length, int *descriptor);
 int vs_run_delay(uint64_t *delay, uint64_t *runs);
 /// Last CPU of a thread from /proc/PID/task/TID/stat, or -errno.
 int vs_cpu_of_thread(pid_t thread);
-/// Bytes by which a thread that is inside mremap(2) right now lets a mapping grow; 0 if it is not, or not growing. A thread that waits
-/// for a page shows its system call in /proc/TID/syscall.
-uint64_t vs_growth_of_mremap(pid_t thread);
+/// New pages of a mapping that grows.
+struct vs_growth {
+  uint64_t start;   // where they are to be; 0: the kernel chooses
+  uint64_t length;  // bytes; 0: nothing grows
+};
+/// How a thread that is inside mremap(2) right now lets a mapping grow. A thread that waits for a page shows its system call in
+/// /proc/TID/syscall. The numbers are the caller's own, and may be any.
+struct vs_growth vs_growth_of_mremap(pid_t thread);
 /// Pins the calling thread.
 int vs_set_cpu(int cpu);
 /// Runs the calling thread wherever the process's first one may. 0 or -errno.

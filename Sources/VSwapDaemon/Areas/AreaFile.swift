@@ -209,8 +209,14 @@ struct AreaFile: Sendable {
     let bytes = wholeSegments(Int(facts.st_size))
     guard sizes.contains(bytes) else { throw .sizeOutOfRange(Int(facts.st_size)) }
     guard wanted == nil || wanted == bytes else { throw .sizeDiffers(actual: bytes) }
-    try AreaSpace.reserve(descriptor, bytes: bytes, allocated: min(bytes, Int(facts.st_blocks) * 512))
+    try AreaSpace.reserve(descriptor, bytes: bytes, allocated: allocated(facts, atMost: bytes))
     return bytes
+  }
+
+  /// What a file system says of its blocks is its own business, and may be anything.
+  private static func allocated(_ facts: stat, atMost bytes: Int) -> Int {
+    let blocks = max(0, Int(facts.st_blocks))
+    return blocks > bytes / 512 ? bytes : blocks * 512
   }
 
   private static func content(_ descriptor: Int32, _ count: Int) throws(AreaFileError) -> AreaSignature.Content {

@@ -69,9 +69,16 @@ final class Swapoff: @unchecked Sendable {
     defer { end(ended) }
     for number in 0..<workers {
       let promise = Promise<Bool>()
-      try Thread.start("vswap-swapoff-\(number)") { [self] in
-        work()
-        promise.fulfil(true)
+      let codec = try Codec.create()
+      do throws(KernelError) {
+        try Thread.start("vswap-swapoff-\(number)") { [self] in
+          work(codec)
+          codec.destroy()
+          promise.fulfil(true)
+        }
+      } catch {
+        codec.destroy()
+        throw error
       }
       ended.append(promise)
     }
@@ -136,7 +143,7 @@ final class Swapoff: @unchecked Sendable {
       if let done = storage.completed(wait: !reading.isEmpty && busy == reading.count),
         let segment = reading.removeValue(forKey: done.buffer)
       {
-        if !done.isComplete { storage.readPieces(area: area, segment: segment, buffer: done.buffer) }
+        if case .complete = done.outcome {} else { storage.readPieces(area: area, segment: segment, buffer: done.buffer) }
         hand(segment, done.buffer)
       } else if busy > reading.count {
         _ = vs_wait_readable(processed, reading.isEmpty ? 100_000 : 500)
@@ -186,8 +193,7 @@ final class Swapoff: @unchecked Sendable {
 
   // MARK: - Workers
 
-  private func work() {
-    let codec = Codec.create()
+  private func work(_ codec: Codec) {
     let batch = PageBatch()
     var found: [Found] = []
     while vs_semaphore_take(arrived) == 0 {
@@ -203,7 +209,6 @@ final class Swapoff: @unchecked Sendable {
       lock.unlock()
       _ = vs_eventfd_signal(processed)
     }
-    codec.destroy()
   }
 
   /// Segments that were written one after the other hold pages of one neighbourhood, above all where those that do not compress went first.
@@ -343,7 +348,11 @@ final class Swapoff: @unchecked Sendable {
     let owner = layer.owner(of: slot)
     let shared = PageBatch()
     shared.isShared = true
-    let codec = Codec.create()
+    // Without memory for it there is no room.
+    guard let codec = try? Codec.create() else {
+      layer.release(slot)
+      return false
+    }
     defer { codec.destroy() }
     guard sink.room(target: owner.target) >= Int(owner.count),
       layer.unpack((bytes, length), into: shared.content, codec: codec)

@@ -130,7 +130,8 @@ struct ControlRouter: Sendable {
 
   private func swapon(_ request: ControlRequest) throws(ControlError) -> AreaStatus {
     let order = try decode(SwaponRequest.self, request)
-    return try plane.swapon(path: order.path, sizeBytes: order.sizeBytes, priority: order.priority)
+    return try plane.swapon(
+      path: order.path, sizeBytes: order.sizeBytes, priority: order.priority, discards: order.discards)
   }
 
   /// Returns nil, when everything has been said.

@@ -7,7 +7,8 @@ struct MappedRegion {
   var end: UInt64 = 0
   var readable = false
   var writable = false
-  /// Private and without a file: what userfaultfd can serve and UFFDIO_MOVE can take. Stacks that grow down are not.
+  /// Private and without a file, and at addresses that can be served: what userfaultfd can serve and UFFDIO_MOVE can take. Stacks
+  /// that grow down are not.
   var anonymous = false
   /// The main thread's stack, which grows down.
   var growsDown = false
@@ -98,7 +99,7 @@ struct MemoryMap: ~Copyable {
     region.writable = line[modes + 1] == UInt8(ascii: "w")
     region.growsDown = line.suffix(7).elementsEqual("[stack]".utf8)
     let isPrivate = line[modes + 3] == UInt8(ascii: "p")
-    region.anonymous = isPrivate && !hasFile(line, from: modes + 4)
+    region.anonymous = isPrivate && region.end <= addressablePages && !hasFile(line, from: modes + 4)
     return region
   }
 

@@ -104,7 +104,8 @@ struct Userfault: Sendable {
     }
   }
 
-  /// Reads messages without blocking; returns how many, 0 for none. -1: reading failed; try again later.
+  /// Reads messages without blocking; returns how many, 0 for none, or -errno: try again later. EMFILE, ENFILE: the next one is a fork, whose
+  /// thread waits until there is a descriptor for its child.
   @inline(__always)
   func read(into messages: UnsafeMutablePointer<uffd_msg>, capacity: Int) -> Int {
     while true {
@@ -112,7 +113,7 @@ struct Userfault: Sendable {
       if length >= 0 { return length / MemoryLayout<uffd_msg>.stride }
       if errno == EAGAIN { return 0 }
       if errno == EINTR { continue }
-      return -1
+      return -Int(errno)
     }
   }
 

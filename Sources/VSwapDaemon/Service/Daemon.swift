@@ -30,8 +30,12 @@ public final class Daemon: @unchecked Sendable {
   /// Slots for 256 GiB of pages; the table takes RAM for those in use only.
   private static let maximumSlots = 1 << 26
   static let poolReserve = 64 << 30
+  /// Descriptors for children when there are no others.
+  private static let keptDescriptors = 64
 
-  private init(poolLimitBytes: Int) throws(KernelError) {
+  private init(poolLimitBytes: Int, descriptorLimit: Int) throws(KernelError) {
+    // Before everything else, so that their numbers are low.
+    let descriptors = DescriptorReserve.create(atMost: min(Self.keptDescriptors, descriptorLimit / 16))
     let logger = Logger(label: "vswapd") { StreamLogHandler.standardError(label: $0) }
     self.logger = logger
     let changed = vs_eventfd()
@@ -42,7 +46,8 @@ public final class Daemon: @unchecked Sendable {
     layer = try .create(
       maximumSlots: Self.maximumSlots, cacheFrames: Self.cacheFrames, poolReserveBytes: Self.poolReserve,
       poolLimitBytes: min(poolLimitBytes, Self.poolReserve))
-    chunks = try .create(maximumChunks: Self.maximumSlots / 64)
+    chunks = try .create(
+      maximumChunks: Self.maximumSlots / 16, keptForForks: Self.maximumSlots / 64 * 3, descriptors: descriptors)
     budget = layer.budget
     let log: @Sendable (String) -> Void = { text in logger.warning("\(text)") }
     registry = TargetRegistry(
@@ -81,12 +86,13 @@ public final class Daemon: @unchecked Sendable {
   private static func serve(
     _ configuration: ServiceConfiguration, _ device: Int32, _ directory: RuntimeDirectory
   ) throws -> Int32 {
-    _ = vs_raise_descriptor_limit(1 << 19)
+    let descriptorLimit = vs_raise_descriptor_limit(1 << 19)
     // Without it the daemon works as well, and is larger.
     _ = vs_return_freed_memory()
     let signals = vs_signal_descriptor()
     guard signals >= 0 else { throw KernelError(call: "signalfd", code: -signals) }
-    let daemon = try Daemon(poolLimitBytes: configuration.poolLimitBytes ?? defaultPoolLimit())
+    let daemon = try Daemon(
+      poolLimitBytes: configuration.poolLimitBytes ?? defaultPoolLimit(), descriptorLimit: max(0, Int(descriptorLimit)))
     defer { daemon.areas.closeAll() }
     try daemon.openAreas(configuration.swapAreas)
     let attach = try daemon.makeAttachServer(device, directory, embedded: configuration.embedded != nil)

@@ -28,10 +28,13 @@ struct Codec: @unchecked Sendable {
 
   /// A codec with the given zstd level (1 ... 19, or negative for the fast ones).
   ///
-  /// Traps when there is no memory: a daemon that cannot get this much at its start has no chance.
-  static func create(level: Int = Codec.level) -> Codec {
-    guard let compressor = ZSTD_createCCtx(), let decompressor = ZSTD_createDCtx() else {
-      preconditionFailure("no memory for zstd contexts")
+  /// - Throws: ENOMEM; nothing is left behind.
+  static func create(level: Int = Codec.level) throws(KernelError) -> Codec {
+    let noMemory = KernelError(call: "ZSTD_createCCtx", code: KernelError.noMemory)
+    guard let compressor = ZSTD_createCCtx() else { throw noMemory }
+    guard let decompressor = ZSTD_createDCtx() else {
+      ZSTD_freeCCtx(compressor)
+      throw noMemory
     }
     Self.set(compressor, ZSTD_c_compressionLevel, Int32(level))
     Self.set(compressor, Self.compressorFormat, Int32(ZSTD_f_zstd1_magicless.rawValue))
@@ -47,7 +50,10 @@ struct Codec: @unchecked Sendable {
       compressor: compressor, decompressor: decompressor,
       page: .allocate(byteCount: pageSize, alignment: 64),
       output: .allocate(byteCount: outputLength, alignment: 64))
-    codec.warmUp()
+    guard codec.warmUp() else {
+      codec.destroy()
+      throw noMemory
+    }
     return codec
   }
 
@@ -56,14 +62,14 @@ struct Codec: @unchecked Sendable {
     precondition(ZSTD_isError(status) == 0, "zstd refuses a parameter")
   }
 
-  /// Makes both contexts allocate what they need for pages.
-  private func warmUp() {
+  /// Makes both contexts allocate what they need for pages. false: there is no memory.
+  private func warmUp() -> Bool {
     for index in 0..<pageSize {
       page.storeBytes(of: UInt8(index % 97), toByteOffset: index, as: UInt8.self)
     }
-    guard let (bytes, length) = compress(page) else { preconditionFailure("zstd does not compress") }
+    guard let (bytes, length) = compress(page) else { return false }
     page.copyMemory(from: bytes, byteCount: length)
-    precondition(decompress(page, length: length, into: output), "zstd does not decompress")
+    return decompress(page, length: length, into: output)
   }
 
   /// Frees contexts and buffers.

@@ -159,6 +159,9 @@ struct AgentLink {
   /// Where to write the runs of the next command for a bank: room for `bankPages` of them.
   func runs(of bank: Int) -> UnsafeMutablePointer<vswap_run> { banks[bank].runs }
 
+  /// Runs of a bank's latest command.
+  func runCount(of bank: Int) -> Int { banks[bank].runCount }
+
   /// Hands the first `count` runs, `pages` pages in all, to the agent.
   mutating func submit(bank: Int, runs count: Int, pages: Int) {
     sequence &+= 1
@@ -229,19 +232,15 @@ struct AgentLink {
     return firstPage < UInt64(run.pages) && firstPage + UInt64(record.pages) <= UInt64(run.pages)
   }
 
-  /// Ends commands whose records have all been taken and that the agent has finished with. Returns the pages they asked for;
-  /// `moved` of them left.
-  mutating func retire(moved: inout Int) -> Int {
-    var asked = 0
-    for bank in 0..<Self.bankCount where banks[bank].busy {
-      guard vswap_finished(ring, UInt32(bank)) == banks[bank].sequence,
-        Int(vswap_records(ring, UInt32(bank))) == banks[bank].recordsTaken
-      else { continue }
-      banks[bank].busy = false
-      asked += banks[bank].pages
-      moved += banks[bank].framesTaken
-    }
-    return asked
+  /// Ends the command of a bank if its records have all been taken and the agent has finished with it. Returns the pages it asked for, 0 if
+  /// it has not ended; adds those that left to `moved`. Its runs can be read until the bank's next command.
+  mutating func retire(_ bank: Int, moved: inout Int) -> Int {
+    guard banks[bank].busy, vswap_finished(ring, UInt32(bank)) == banks[bank].sequence,
+      Int(vswap_records(ring, UInt32(bank))) == banks[bank].recordsTaken
+    else { return 0 }
+    banks[bank].busy = false
+    moved += banks[bank].framesTaken
+    return banks[bank].pages
   }
 
   // MARK: - Requests of the target's threads

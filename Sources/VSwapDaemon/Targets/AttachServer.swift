@@ -20,19 +20,30 @@ final class AttachServer: @unchecked Sendable {
   }
 
   private func accept() {
+    let reserve = handshake.chunks.descriptors
     while true {
+      // A connection that nobody has answered is nothing but a descriptor: what forks may need comes first.
+      reserve.refill()
+      guard reserve.isWhole else {
+        pause()
+        continue
+      }
       let connection = vs_accept(socket, Self.handshakeSeconds)
       if connection >= 0 {
         serve(connection)
       } else if connection == -EMFILE || connection == -ENFILE || connection == -ENOMEM {
         // Whoever waits goes on waiting; targets that end make room.
-        var none = pollfd(fd: -1, events: 0, revents: 0)
-        _ = poll(&none, 1, 20)
+        pause()
       } else if connection != -EINTR && connection != -ECONNABORTED {
         log("accepting targets failed: \(KernelError(call: "accept", code: -connection))")
         return
       }
     }
+  }
+
+  private func pause() {
+    var none = pollfd(fd: -1, events: 0, revents: 0)
+    _ = poll(&none, 1, 20)
   }
 
   private func serve(_ connection: Int32) {

@@ -25,6 +25,8 @@ extension TargetState {
       yields += 1
       if yields > 64 {
         setAside(faults, buffers)
+        // The descriptor stays readable, and nothing tells when there is room for another one.
+        if isShortOfDescriptors { usleep(1000) }
         return .again
       }
       sched_yield()
@@ -37,11 +39,22 @@ extension TargetState {
     }
     while true {
       let count = uffd.read(into: buffers.messages, capacity: FaultBuffers.messageCapacity)
-      if count < 0 { return .again }
+      if count < 0 {
+        makeRoom(afterError: Int32(-count))
+        return .again
+      }
+      isShortOfDescriptors = false
       for index in 0..<count { take(buffers.messages[index], buffers, &faults) }
       if count < FaultBuffers.messageCapacity { break }
     }
     return serveAll(buffers, &faults)
+  }
+
+  /// A child must not be lost: what is kept for that is given up now. With nothing left the fork waits.
+  @inline(never)
+  private mutating func makeRoom(afterError code: Int32) {
+    guard KernelError(call: "read", code: code).isLackOfDescriptors else { return }
+    isShortOfDescriptors = !table.descriptors.giveUp(1)
   }
 
   @inline(__always)
@@ -96,18 +109,44 @@ extension TargetState {
   /// Ends a dead end in the kernel: mremap lets a locked mapping grow, and touches the new pages (mm_populate) before it sends its event.
   /// Until that event is read nothing can be filled, and the event does not come until the pages are. The new pages hold nothing, so they can do
   /// without us: unregistered, the kernel fills them itself. They are registered again like any other growth.
-  mutating func endRefusal() {
+  mutating func endRefusal(_ layer: SlotLayer) {
     let now = vs_monotonic_ns()
     if refusedSince == 0 { refusedSince = now }
-    guard now - refusedSince > 5_000_000 else { return }
+    guard now - refusedSince > 5_000_000, waitingCount > 0 else { return }
+    // What the agent has moved is in the books, and it moves nothing until the pages are let go of.
+    if link != nil && !link!.enter() { return }
+    defer { link?.leave() }
+    if link != nil && link!.isOutstanding {
+      guard case .taken = takeEvicted(layer) else { return }
+    }
     for index in 0..<waitingCount {
       let growth = vs_growth_of_mremap(waiting[index].thread)
-      guard growth > 0 else { continue }
-      uffd.unregister(waiting[index].address, growth)
-      let page = waiting[index].address / UInt64(pageSize)
-      registered.remove(from: page, below: page + growth / UInt64(pageSize))
+      guard let pages = growingPages(growth, at: waiting[index].address) else { continue }
+      link?.abandonCommands(touching: pages.lowerBound, pages.upperBound)
+      uffd.unregister(waiting[index].address, UInt64(pages.count) * UInt64(pageSize))
+      registered.remove(from: pages.lowerBound, below: pages.upperBound)
       refusedSince = now
     }
+  }
+
+  /// The pages from `address` on that a growing mremap is about to touch, and that hold nothing. nil: the fault is another's, or something of the
+  /// program is out there. A thread's number may be that of a thread elsewhere (the target's are those of its own PID namespace), and a fault that a
+  /// signal has interrupted waits on under the number of a thread that is somewhere else by now.
+  mutating func growingPages(_ growth: vs_growth, at address: UInt64) -> Range<UInt64>? {
+    guard growth.length > 0 else { return nil }
+    let page = address / UInt64(pageSize)
+    guard growth.start == 0 else {
+      // The call says where. What the books have there was replaced by it: the event is sent after the pages were touched.
+      guard address >= growth.start, address - growth.start < growth.length else { return nil }
+      return page..<page + (growth.length - (address - growth.start)) / UInt64(pageSize)
+    }
+    let end = page + growth.length / UInt64(pageSize)
+    var cursor = page
+    while let found = table.next(from: cursor, below: end) {
+      if PageTableEntry.isSlot(found.entry) { return nil }
+      cursor = found.vpn + 1
+    }
+    return page..<end
   }
 
   /// Serves threads that waited for room. Those for whom there still is none wait on.

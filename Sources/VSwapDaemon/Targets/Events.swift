@@ -109,26 +109,43 @@ extension TargetState {
     return true
   }
 
-  /// Forgets the parts of a range that the kernel does not have registered. false: it is changing.
+  /// Forgets the parts of a range that the kernel does not have registered. false: not now. The address space is changing, or its list cannot
+  /// be read: then nobody knows what lies there.
   private mutating func forgetUnmapped(_ low: UInt64, _ high: UInt64, _ buffers: FaultBuffers) -> Bool {
-    // A young child's list cannot be read yet. It has one thread, so what it unmapped is unmapped.
-    guard link != nil, let regions = buffers.pager!.takeUnretainedValue().mappings(low, high) else {
-      forget(low, high, buffers.layer)
-      return true
-    }
+    // A young child's list cannot be read yet.
+    if link == nil { return forgetUnregisteredPages(low, high, buffers.layer) }
+    return forgetUnmapped(low, high, mappings: buffers.pager!.takeUnretainedValue().mappings(low, high), buffers.layer)
+  }
+
+  /// Without a list each swapped page is asked for. What unmaps are waiting the child may have from its parent: others than its own, which
+  /// may be older than what is mapped there now. Whole ranges stay in `registered` and `discarded`: nothing is evicted before
+  /// the child's list was compared.
+  mutating func forgetUnregisteredPages(_ low: UInt64, _ high: UInt64, _ layer: SlotLayer) -> Bool {
     var cursor = low
-    for region in regions {
+    while let found = table.next(from: cursor, below: high) {
+      cursor = found.vpn + 1
+      guard PageTableEntry.isSlot(found.entry) else { continue }
+      guard let isRegistered = uffd.isRegistered(found.vpn * UInt64(pageSize)) else { return false }
+      if !isRegistered { forget(found.vpn, cursor, layer) }
+    }
+    return true
+  }
+
+  mutating func forgetUnmapped(_ low: UInt64, _ high: UInt64, mappings: [MappedRegion]?, _ layer: SlotLayer) -> Bool {
+    guard let mappings else { return false }
+    var cursor = low
+    for region in mappings {
       let start = max(low, region.start)
       let isRegistered: Bool
       switch uffd.isRegistered(start * UInt64(pageSize)) {
       case .some(let answer): isRegistered = answer
       case .none: return false
       }
-      if cursor < start { forget(cursor, start, buffers.layer) }
+      if cursor < start { forget(cursor, start, layer) }
       cursor = min(high, region.end)
-      if !isRegistered { forget(start, cursor, buffers.layer) }
+      if !isRegistered { forget(start, cursor, layer) }
     }
-    if cursor < high { forget(cursor, high, buffers.layer) }
+    if cursor < high { forget(cursor, high, layer) }
     return true
   }
 

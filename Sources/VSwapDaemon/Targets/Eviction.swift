@@ -37,7 +37,7 @@ extension TargetState {
         account.swappedChanged(by: 1)
         continue
       }
-      // Out of slots or page table memory in spite of the reservation. The content has nowhere to be: SIGBUS, never zeros.
+      // Out of slots in spite of the reservation. The content has nowhere to be: SIGBUS, never zeros.
       if let slot { layer.release(slot) }
       switch uffd.poison(page * UInt64(pageSize), length: pageSize) {
       case .filled, .exists, .unmapped, .gone: break
@@ -74,8 +74,13 @@ extension TargetState {
 
   /// Ends finished commands. Returns whether any ended.
   mutating func retireCommands(_ budget: FrameBudget) -> Bool {
-    var moved = 0
-    let asked = link!.retire(moved: &moved)
+    var (asked, moved) = (0, 0)
+    for bank in 0..<AgentLink.bankCount {
+      let pages = link!.retire(bank, moved: &moved)
+      guard pages > 0 else { continue }
+      asked += pages
+      letGo(link!.runs(of: bank), link!.runCount(of: bank))
+    }
     guard asked > 0 else { return false }
     budget.release(asked)
     sweep.movedSinceWrap += moved
@@ -90,10 +95,32 @@ extension TargetState {
       let pages = counters.wanted - link!.outstandingPages
       if pages <= 0 || vs_monotonic_ns() < sweep.pausedUntil { return }
       guard budget.reserve(AgentLink.bankPages) else { return }
-      let chosen = chooseRuns(link!.runs(of: bank), atMost: pages, &map, layer: layer)
+      let chosen = hold(link!.runs(of: bank), chooseRuns(link!.runs(of: bank), atMost: pages, &map, layer: layer).runs)
       budget.release(AgentLink.bankPages - chosen.pages)
       if chosen.pages == 0 { return }
       link!.submit(bank: bank, runs: chosen.runs, pages: chosen.pages)
+    }
+  }
+
+  /// Of the runs chosen those whose pages have room in the page table, whatever happens until the command has ended. The others stay where they
+  /// are: a page that has left cannot go back.
+  mutating func hold(_ runs: UnsafeMutablePointer<vswap_run>, _ count: Int) -> (runs: Int, pages: Int) {
+    var held = (runs: 0, pages: 0)
+    for index in 0..<count {
+      let run = runs[index]
+      let first = run.address / UInt64(pageSize)
+      guard table.hold(from: first, below: first + UInt64(run.pages)) else { continue }
+      runs[held.runs] = run
+      held.runs += 1
+      held.pages += Int(run.pages)
+    }
+    return held
+  }
+
+  mutating func letGo(_ runs: UnsafeMutablePointer<vswap_run>, _ count: Int) {
+    for index in 0..<count {
+      let first = runs[index].address / UInt64(pageSize)
+      table.letGo(from: first, below: first + UInt64(runs[index].pages))
     }
   }
 
@@ -176,16 +203,24 @@ extension TargetState {
     let found = withUnsafeTemporaryAllocation(of: vs_page_region.self, capacity: 128) { regions in
       let count = vs_pagemap_scan(
         pagemap, start * UInt64(pageSize), end * UInt64(pageSize), regions.baseAddress!, 128,
-        UInt64(builder.limit - builder.pages), &walked)
+        UInt64(builder.limit - builder.pages), discarded.count > 0 ? 1 : 0, &walked)
       guard count >= 0 else { return false }
-      if discarded.count > 0 { forgetMissing(from: start, below: walked / UInt64(pageSize), regions, Int(count)) }
-      for index in 0..<Int(count) {
-        choose(
-          from: regions[index].start / UInt64(pageSize), below: regions[index].end / UInt64(pageSize), &builder)
-      }
+      choose(
+        from: start, below: walked / UInt64(pageSize), UnsafeMutableBufferPointer(rebasing: regions[0..<Int(count)]), &builder)
       return true
     }
     sweep.hand = found && walked > start * UInt64(pageSize) ? walked / UInt64(pageSize) : end
+  }
+
+  /// From what a scan of [start, end) has found there. What the kernel has swapped out, or is moving, comes back as it was: it is no
+  /// page to evict, and it has not been zapped.
+  mutating func choose(
+    from start: UInt64, below end: UInt64, _ found: UnsafeMutableBufferPointer<vs_page_region>, _ builder: inout RunBuilder
+  ) {
+    if discarded.count > 0 { forgetMissing(from: start, below: end, found) }
+    for region in found where region.categories & vs_page_is_present() != 0 {
+      choose(from: region.start / UInt64(pageSize), below: region.end / UInt64(pageSize), &builder)
+    }
   }
 
   private mutating func choose(from start: UInt64, below end: UInt64, _ builder: inout RunBuilder) {
@@ -203,13 +238,13 @@ extension TargetState {
 
   /// A page that is missing now has been zapped; what will be there next is new.
   private mutating func forgetMissing(
-    from start: UInt64, below end: UInt64, _ present: UnsafeMutableBufferPointer<vs_page_region>, _ count: Int
+    from start: UInt64, below end: UInt64, _ there: UnsafeMutableBufferPointer<vs_page_region>
   ) {
     var cursor = start
-    for index in 0..<count {
-      let low = present[index].start / UInt64(pageSize)
+    for region in there {
+      let low = region.start / UInt64(pageSize)
       if low > cursor { discarded.remove(from: cursor, below: low) }
-      cursor = present[index].end / UInt64(pageSize)
+      cursor = region.end / UInt64(pageSize)
     }
     if end > cursor { discarded.remove(from: cursor, below: end) }
   }

@@ -30,21 +30,52 @@ struct FaultBuffers {
   static let faultCapacity = 4096
 
   static func create(layer: SlotLayer, files: AreaFiles, unpackers: Unpackers) throws(KernelError) -> FaultBuffers {
-    let bytes = batchPages * pageSize
-    let flags = MAP_PRIVATE | MAP_ANONYMOUS
-    guard let bounce = mmap(nil, bytes, PROT_READ | PROT_WRITE, flags, -1, 0), bounce != MAP_FAILED,
-      let zeros = mmap(nil, bytes, PROT_READ, flags, -1, 0), zeros != MAP_FAILED
+    let codec = try Codec.create()
+    do throws(KernelError) {
+      let bounce = try memory(PROT_READ | PROT_WRITE)
+      do throws(KernelError) {
+        let zeros = try memory(PROT_READ)
+        do throws(KernelError) {
+          let ahead = try ReadAhead(layer: layer, workers: unpackers)
+          return FaultBuffers(layer, codec, ahead, .create(files: files), unpackers, bounce, zeros)
+        } catch {
+          munmap(zeros, batchPages * pageSize)
+          throw error
+        }
+      } catch {
+        munmap(bounce, batchPages * pageSize)
+        throw error
+      }
+    } catch {
+      codec.destroy()
+      throw error
+    }
+  }
+
+  private static func memory(_ protection: Int32) throws(KernelError) -> UnsafeMutableRawPointer {
+    guard let memory = mmap(nil, batchPages * pageSize, protection, MAP_PRIVATE | MAP_ANONYMOUS, -1, 0), memory != MAP_FAILED
     else { throw .last("mmap") }
-    let ahead = UnsafeMutablePointer<ReadAhead>.allocate(capacity: 1)
-    ahead.initialize(to: try ReadAhead(layer: layer, workers: unpackers))
-    let hauls = UnsafeMutablePointer<Haul>.allocate(capacity: haulCount)
-    for index in 0..<haulCount { (hauls + index).initialize(to: .create()) }
-    let faults = UnsafeMutablePointer<Fault>.allocate(capacity: faultCapacity)
-    faults.initialize(repeating: Fault(address: 0, thread: 0, write: false), count: faultCapacity)
-    return FaultBuffers(
-      layer: layer, codec: .create(), reader: .create(files: files), ahead: ahead,
-      unpackers: unpackers, hauls: hauls, bounce: bounce,
-      zeros: UnsafeRawPointer(zeros), messages: .allocate(capacity: messageCapacity), faults: faults)
+    return memory
+  }
+
+  /// Takes over all that can be had or not.
+  private init(
+    _ layer: SlotLayer, _ codec: Codec, _ ahead: ReadAhead, _ reader: AreaReader, _ unpackers: Unpackers,
+    _ bounce: UnsafeMutableRawPointer, _ zeros: UnsafeMutableRawPointer
+  ) {
+    self.layer = layer
+    self.codec = codec
+    self.reader = reader
+    self.unpackers = unpackers
+    self.bounce = bounce
+    self.zeros = UnsafeRawPointer(zeros)
+    self.ahead = .allocate(capacity: 1)
+    self.ahead.initialize(to: ahead)
+    hauls = .allocate(capacity: Self.haulCount)
+    for index in 0..<Self.haulCount { (hauls + index).initialize(to: .create()) }
+    messages = .allocate(capacity: Self.messageCapacity)
+    faults = .allocate(capacity: Self.faultCapacity)
+    faults.initialize(repeating: Fault(address: 0, thread: 0, write: false), count: Self.faultCapacity)
   }
 
   /// Takes back what the workers are through with. false: they still have some.

@@ -16,6 +16,8 @@ enum ServiceOutcome {
 extension TargetState {
   mutating func serve(_ fault: Fault, _ buffers: FaultBuffers) -> ServiceOutcome {
     let page = fault.address / UInt64(pageSize)
+    // Nothing of it was ever evicted.
+    if page >= addressablePages { return finish(uffd.zero(fault.address, length: pageSize), fault) }
     if isBroken {
       uffd.poison(fault.address, length: pageSize)
       counters.poisonedPage()
@@ -90,7 +92,7 @@ extension TargetState {
   /// Maps pages below one that was just mapped: nobody waits for them.
   private mutating func bringBehind(_ page: UInt64, _ most: Int, _ buffers: FaultBuffers) {
     var count = 0
-    while count < most {
+    while count < most, UInt64(count) < page {
       let entry = table.entry(page - UInt64(count) - 1)
       let place = buffers.bounce + (most - count - 1) * pageSize
       guard PageTableEntry.isSlot(entry), isInRAM(buffers.layer.load(entry, into: place, codec: buffers.codec)) else { break }

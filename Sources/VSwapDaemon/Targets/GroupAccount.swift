@@ -23,16 +23,19 @@ struct GroupAccount: @unchecked Sendable {
   }
 
   private let fields: UnsafeMutablePointer<Fields>
+  /// Of the page tables of its address spaces.
+  let chunks: ChunkShare
 
   static func create(limit: GroupLimit) -> GroupAccount {
     let fields = UnsafeMutablePointer<Fields>.allocate(capacity: 1)
     fields.initialize(to: Fields())
-    let account = GroupAccount(fields: fields)
+    let account = GroupAccount(fields: fields, chunks: .create())
     account.setLimit(limit)
     return account
   }
 
   func destroy() {
+    chunks.destroy()
     fields.deinitialize(count: 1)
     fields.deallocate()
   }

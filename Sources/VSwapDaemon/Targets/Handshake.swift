@@ -75,11 +75,18 @@ struct Handshake {
     return Program(processID: processID, pidfd: pidfd, agent: agent)
   }
 
+  /// Not of what forks may need.
+  private func makeEndpoint(_ connection: Int32, _ program: Program) throws -> Endpoint {
+    chunks.descriptors.refill()
+    guard chunks.descriptors.isWhole else { throw Refusal(text: "the daemon has no descriptors left") }
+    return try Endpoint(program: program, connection: connection, layer: layer, files: files, unpackers: unpackers)
+  }
+
   // MARK: - A new program
 
   private func attachNew(_ connection: Int32, _ hello: vswap_hello, _ program: Program) throws -> Pager {
     compressor.prepare()
-    let endpoint = try Endpoint(program: program, connection: connection, layer: layer, files: files, unpackers: unpackers)
+    let endpoint = try makeEndpoint(connection, program)
     var passed: Int32 = -1
     do {
       try welcome(connection, endpoint)
@@ -103,13 +110,17 @@ struct Handshake {
     try uffd.register(attach.staging_address, UInt64(VSWAP_BANK_PAGES) * UInt64(pageSize))
     try uffd.register(attach.identity_address, UInt64(pageSize))
     try prove(uffd, endpoint, attach.identity_address)
-    let table = try PageTable.create(arena: chunks)
     let given = Wire.text(hello.group)
     let name = given.isEmpty ? "\(Wire.text(hello.name))-\(endpoint.program.processID)" : given
     guard let (group, id, token) = registry.enter(groupNamed: name, limit: Self.limit(hello.limit_bytes)) else {
-      var table = table
-      table.destroy(layer: layer)
-      throw Refusal(text: "the daemon serves \(TargetRegistry.maximumTargets) address spaces already")
+      throw Refusal(text: "the daemon serves as many address spaces as it can, but for children of those")
+    }
+    let table: PageTable
+    do {
+      table = try PageTable.create(arena: chunks, share: group.account.chunks)
+    } catch {
+      registry.freeIdentifier(id, of: group)
+      throw error
     }
     let member = Pager.Member.allocate(capacity: 1)
     member.initialize(
@@ -146,7 +157,7 @@ struct Handshake {
     guard let old = registry.pager(ofChild: hello.token) else {
       throw Refusal(text: "the daemon knows no such child")
     }
-    let endpoint = try Endpoint(program: program, connection: connection, layer: layer, files: files, unpackers: unpackers)
+    let endpoint = try makeEndpoint(connection, program)
     do {
       try welcome(connection, endpoint)
       try passInherited(connection, old, hello.token)
@@ -199,7 +210,8 @@ struct Handshake {
       socket: connection, program: endpoint.program.pidfd, ring: endpoint.ring, doorbell: endpoint.doorbell)
     let pager = Pager(
       target: target, state: member, family: registry, mailbox: endpoint.mailbox, quiet: endpoint.quiet,
-      buffers: endpoint.buffers, budget: budget, compressor: compressor, haltPolling: haltPolling)
+      buffers: endpoint.buffers, budget: budget, compressor: compressor, haltPolling: haltPolling,
+      descriptors: chunks.descriptors)
     member.pointee.agent = Int32(bitPattern: hello.agent)
     member.pointee.publishToAgent()
     // A child comes with slots.

@@ -64,6 +64,7 @@ final class Pager: @unchecked Sendable {
   private let budget: FrameBudget
   private let compressor: Compressor
   private let haltPolling: HaltPolling
+  private let descriptors: DescriptorReserve
   private let mailbox: Int32
   /// Mailbox, doorbell and socket as one.
   private let quiet: Int32
@@ -101,13 +102,15 @@ final class Pager: @unchecked Sendable {
   private var grantedRange: Range<UInt64>?
   /// Monotonic nanoseconds of the next look whether the program executes something else.
   private var nextLookForProgram: UInt64 = 0
+  /// A thread has asked for a range, and the list of mappings could not be read.
+  private var isGrantDue = false
   /// Found by a swapoff's worker.
   private var violation: StaticString?
 
   /// Takes over `state`, `mailbox`, `quiet` and `buffers`. On the thread that will call `run`.
   init(
     target: Target, state: Member, family: any Family, mailbox: Int32, quiet: Int32, buffers: FaultBuffers,
-    budget: FrameBudget, compressor: Compressor, haltPolling: HaltPolling
+    budget: FrameBudget, compressor: Compressor, haltPolling: HaltPolling, descriptors: DescriptorReserve
   ) {
     self.target = target
     self.family = family
@@ -117,6 +120,7 @@ final class Pager: @unchecked Sendable {
     self.budget = budget
     self.compressor = compressor
     self.haltPolling = haltPolling
+    self.descriptors = descriptors
     layer = buffers.layer
     members = [state]
     map = MemoryMap(processID: state.pointee.processID)
@@ -348,8 +352,10 @@ final class Pager: @unchecked Sendable {
     // Slots are not held on to for a stream that has ended.
     if buffers.ahead.pointee.isActive { result = result < 0 ? 20 : min(result, 20) }
     if hasTarget, members[0].pointee.counters.wanted > 0 { result = result < 0 ? 5 : min(result, 5) }
-    if buffers.reader.hasQueued { result = 1 }
-    if hasTarget, let link = members[0].pointee.link, link.isDeserted && !link.isDismissed { result = result < 0 ? 50 : min(result, 50) }
+    if buffers.reader.hasQueued || isGrantDue { result = 1 }
+    if hasTarget, let link = members[0].pointee.link, link.isDeserted && !link.isDismissed {
+      result = result < 0 ? 50 : min(result, 50)
+    }
     return result
   }
 
@@ -374,7 +380,7 @@ final class Pager: @unchecked Sendable {
   private func conclude(_ outcome: DrainOutcome, _ index: Int) -> Bool {
     switch outcome {
     case .drained: members[index].pointee.refusedSince = 0
-    case .again: members[index].pointee.endRefusal()
+    case .again: members[index].pointee.endRefusal(layer)
     case .gone:
       end(index, violation: nil)
       return false
@@ -560,13 +566,21 @@ final class Pager: @unchecked Sendable {
     member.pointee.requestGranted = true
     let spanned = request.kind == UInt32(VSWAP_RELEASE_SPANNED.rawValue)
     // However long it takes: the thread that asked waits, and the call it is about to make needs the range to be let go of.
-    if quiesce(.max), let touched = mappings(low, high), !(spanned && touched.count == 1) {
+    guard quiesce(.max), hasTarget else { return }
+    // Without the list nobody knows what has to be let go of: the thread waits, and is looked after again soon.
+    guard let touched = mappings(low, high) else {
+      grantedRange = nil
+      member.pointee.requestGranted = false
+      isGrantDue = true
+      return
+    }
+    isGrantDue = false
+    if !(spanned && touched.count == 1) {
       for region in touched where region.anonymous && !member.pointee.isPrivate(region.start, region.end) {
-        guard restore(member, region.start, region.end, .max) != nil else { break }
+        guard restore(member, region.start, region.end, .max) != nil else { return }
         unregister((region.start, region.end), member)
       }
     }
-    guard hasTarget else { return }
     member.pointee.link?.grantRequest()
   }
 
@@ -645,7 +659,7 @@ final class Pager: @unchecked Sendable {
       return
     }
     let counters = members[0].pointee.counters
-    let goal = bytes.map { ($0 + pageSize - 1) / pageSize } ?? Int.max / 4
+    let goal = bytes.map { pages(covering: $0) } ?? Int.max / 4
     counters.wanted = max(counters.wanted, goal)
     members[0].pointee.sweep.pausedUntil = 0
     evictRequest = (promise, counters.evictions, members[0].pointee.sweep.rounds, goal)
@@ -762,6 +776,7 @@ final class Pager: @unchecked Sendable {
 
   /// From the event itself, before anything else is served.
   func childForked(of parent: inout TargetState, _ uffd: Userfault) {
+    defer { descriptors.refill() }
     guard let (id, token) = family.identifiersForChild(in: target.group) else {
       // More address spaces than descriptors can name: the child must not read zeros.
       abandonChild(uffd, of: parent)
@@ -781,15 +796,36 @@ final class Pager: @unchecked Sendable {
     family.childAppeared(token: token, servedBy: self)
   }
 
-  /// A child that cannot be served: what it inherited raises SIGBUS.
+  /// A child that cannot be served: what it inherited raises SIGBUS. Where that cannot be had its memory stays with this process, where nobody
+  /// serves it: it waits, and never reads zeros.
   private func abandonChild(_ uffd: Userfault, of parent: TargetState) {
     var cursor: UInt64 = 0
     var parent = parent
+    var isPoisoned = true
     while let found = parent.table.next(from: cursor, below: .max) {
-      if PageTableEntry.isSlot(found.entry) { uffd.poison(found.vpn * UInt64(pageSize), length: pageSize) }
       cursor = found.vpn + 1
+      if PageTableEntry.isSlot(found.entry), !poison(found.vpn, of: uffd, parent) { isPoisoned = false }
     }
-    Glibc.close(uffd.descriptor)
+    if isPoisoned { Glibc.close(uffd.descriptor) }
+  }
+
+  /// The child may be changing its address space, or forking, already. false: it does not come to an end.
+  private func poison(_ page: UInt64, of uffd: Userfault, _ parent: TargetState) -> Bool {
+    for _ in 0..<1000 {
+      switch uffd.poison(page * UInt64(pageSize), length: pageSize) {
+      case .filled, .exists, .unmapped, .gone: return true
+      case .changing, .failed: break
+      }
+      withUnsafeTemporaryAllocation(of: uffd_msg.self, capacity: 16) { messages in
+        for index in 0..<max(0, uffd.read(into: messages.baseAddress!, capacity: 16)) {
+          if case .fork(let descriptor) = Userfault.decode(messages[index]) {
+            abandonChild(Userfault(descriptor: descriptor), of: parent)
+          }
+        }
+      }
+      sched_yield()
+    }
+    return false
   }
 
   private func indexOfChild(_ token: UInt64) -> Int? {
@@ -854,6 +890,7 @@ final class Pager: @unchecked Sendable {
     member.pointee.destroy(layer: layer)
     member.deinitialize(count: 1)
     member.deallocate()
+    descriptors.refill()
     if wasTarget {
       hasTarget = false
       if let request = evictRequest {

@@ -21,6 +21,8 @@ final class TargetRegistry: Pager.Family, @unchecked Sendable {
 
   /// The owner word of a slot has 13 bits for the target.
   static let maximumTargets: UInt32 = 8191
+  /// Of those, the ones that only children of targets get: a fork cannot be refused.
+  static let keptForChildren = 1024
   private static let keptEnded = 16
 
   /// A group whose last target has gone, with its totals.
@@ -62,6 +64,8 @@ final class TargetRegistry: Pager.Family, @unchecked Sendable {
     lock.lock()
     defer { lock.unlock() }
     let group = groups[id] ?? Group(id: id, limit: limit)
+    let left = group.idleIdentifiers.count + freeIdentifiers.count + Int(Self.maximumTargets + 1 - nextIdentifier)
+    guard left > Self.keptForChildren else { return nil }
     guard let number = takeIdentifier(in: group) else { return nil }
     groups[id] = group
     return (group, number, UInt64.random(in: 1...UInt64.max))

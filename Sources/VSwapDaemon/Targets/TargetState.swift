@@ -45,6 +45,8 @@ struct TargetState {
   var pending = PendingMoves()
   /// Monotonic nanoseconds since which the kernel refuses to fill pages though no event is left to read; 0: it does not.
   var refusedSince: UInt64 = 0
+  /// A fork waits until there is a descriptor for its child.
+  var isShortOfDescriptors = false
   /// A thread was granted a range: nothing is registered or evicted until it is done.
   var requestGranted = false
   var streams = ReadStreams()

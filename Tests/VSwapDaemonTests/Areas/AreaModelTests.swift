@@ -110,7 +110,7 @@ private final class AreaModel: @unchecked Sendable {
   private let page = TestPage()
   private let scratch = TestPage()
   private let buffer = UnsafeMutableRawPointer.allocate(byteCount: 3 * pageSize, alignment: pageSize)
-  private let codec = Codec.create()
+  private let codec = try! Codec.create()
 
   /// Over `pages`, `events` and `complaint`: the sink is called by swapoff's workers.
   private let lock = Lock.create()

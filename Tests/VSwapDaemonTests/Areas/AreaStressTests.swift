@@ -154,7 +154,7 @@ private final class AreaStress: @unchecked Sendable {
     var random = SeededRandom(seed: SeededRandom.seed &+ UInt64(thread))
     let page = TestPage()
     let scratch = TestPage()
-    let codec = Codec.create()
+    let codec = try! Codec.create()
     let buffer = UnsafeMutableRawPointer.allocate(byteCount: 3 * pageSize, alignment: pageSize)
     for round in 0..<rounds {
       mine.lock.lock()
@@ -226,7 +226,7 @@ private final class AreaStress: @unchecked Sendable {
   // MARK: Workers
 
   func compress() {
-    let codec = Codec.create()
+    let codec = try! Codec.create()
     while isRunning {
       switch layer.compressOldest(codec: codec) {
       case .compressed: budget.poolFull = false
@@ -326,7 +326,7 @@ private final class AreaStress: @unchecked Sendable {
   func endsEmpty() -> String? {
     let page = TestPage()
     let scratch = TestPage()
-    let codec = Codec.create()
+    let codec = try! Codec.create()
     let buffer = UnsafeMutableRawPointer.allocate(byteCount: 3 * pageSize, alignment: pageSize)
     defer {
       page.destroy()

@@ -80,7 +80,7 @@ private final class SwapoffBench: PageSink, @unchecked Sendable {
   let disk = FakeDisk(seed: 1)
   private let page = TestPage()
   private let scratch = TestPage()
-  private let codec = Codec.create()
+  private let codec = try! Codec.create()
   private let buffer = UnsafeMutableRawPointer.allocate(byteCount: AreaPlace.segmentBytes, alignment: pageSize)
 
   init() throws {

@@ -30,7 +30,7 @@ struct ControlServerTests {
     #expect(keys(status["zero"]) == ["pages"])
     #expect(
       keys(first(status["areas"])) == [
-        "path", "type", "size_bytes", "used_bytes", "slots", "priority", "state", "direct", "read_errors",
+        "path", "type", "size_bytes", "used_bytes", "slots", "priority", "state", "direct", "discard", "read_errors",
         "write_errors",
       ])
     let group = try #require(first(status["groups"]) as? NSDictionary)

@@ -152,7 +152,7 @@ private final class Bench: PageSink, @unchecked Sendable {
   typealias Page = (slot: SlotNumber, key: UInt64)
 
   let layer: SlotLayer
-  let codec = Codec.create()
+  let codec = try! Codec.create()
   let page = TestPage()
   let content = CommonContent(seed: 11)
   private let disk = FakeDisk(seed: 1)
