@@ -69,6 +69,13 @@ void vs_eventfd_clear(int fd) {
   }
 }
 
+uint64_t vs_stack_limit(pid_t process) {
+  const uint64_t usual = 8 << 20;
+  struct rlimit limit;
+  if (syscall(SYS_prlimit64, process, RLIMIT_STACK, NULL, &limit) != 0) return usual;
+  return limit.rlim_cur == RLIM_INFINITY || limit.rlim_cur < usual ? usual : limit.rlim_cur;
+}
+
 int vs_epoll(void) { return result_of(epoll_create1(EPOLL_CLOEXEC)); }
 
 int vs_epoll_add(int epoll, int fd) {

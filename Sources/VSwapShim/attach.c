@@ -107,6 +107,7 @@ static bool map_shared(int ring, int family) {
   shim->ring = map(NULL, sizeof(struct vswap_ring), MAP_SHARED, ring);
   if (!shim->ring) return fail("mapping the ring failed");
   raw(SYS_madvise, shim->ring, sizeof(struct vswap_ring), MADV_DONTFORK);
+  shim_make_bells();
   // In a child the parent's page is there, and the program's threads look at it while they wait for us (shim_grow_up), or fork: the new one
   // takes its place in one step.
   struct vswap_family *page = map(shim->family, SHIM_PAGE, shim->family ? MAP_SHARED | MAP_FIXED : MAP_SHARED, family);

@@ -89,6 +89,13 @@ static inline bool shim_ready(void) { return shim != (struct shim *)1; }
 static inline void shim_futex_wake(uint32_t *word) { raw(SYS_futex, word, 1 /* FUTEX_WAKE */, INT32_MAX); }
 long shim_futex_wait(uint32_t *word, uint32_t expected, int milliseconds);
 
+/// Maps the bells, once, and names them in the ring (announce.c).
+void shim_make_bells(void);
+/// Memory that appeared other than by mmap or mprotect: announced, where that is wanted.
+void shim_announce(void *address, size_t length);
+/// From now on not all private anonymous memory is alike: advice for forks, or a stack.
+void shim_note_advice(void);
+
 /// Maps staging and outbox. 0, or -errno.
 long shim_map_staging(void);
 /// Speaks with the daemon, as the agent. Returns whether the process is attached; `shim->failure` says why not.

@@ -26,6 +26,9 @@ int vs_semaphore_take(int fd);
 /// The calling thread's niceness, 0 ... 19.
 void vs_yield_to_programs(int nice);
 
+/// Bytes of a process's largest stack (RLIMIT_STACK), at least the usual 8 MiB; that, too, where there is no limit or no such process.
+uint64_t vs_stack_limit(pid_t process);
+
 /// A set of descriptors that is polled as one. Adding returns 0 or -errno; what is removed must still be open.
 int vs_epoll(void);
 int vs_epoll_add(int epoll, int fd);

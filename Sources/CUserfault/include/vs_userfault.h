@@ -69,6 +69,7 @@ struct vs_pm_scan_arg {
 #define VS_PAGE_IS_FILE (1u << 2)
 #define VS_PAGE_IS_PRESENT (1u << 3)
 #define VS_PAGE_IS_PFNZERO (1u << 5)
+#define VS_PAGE_IS_GUARD (1u << 8)  // Linux 6.15
 _Static_assert(sizeof(struct vs_pm_scan_arg) == 96, "struct pm_scan_arg of linux/fs.h");
 _Static_assert(sizeof(struct uffd_msg) == 32, "struct uffd_msg of linux/userfaultfd.h");
 
@@ -161,6 +162,23 @@ static inline int vs_pagemap_scan(int pagemap, uint64_t start, uint64_t end, str
       .return_mask = VS_PAGE_IS_PRESENT,
   };
   int count = (int)vs_ioctl(pagemap, VS_PAGEMAP_SCAN, &arg);
+  *walked = arg.walk_end;
+  return count;
+}
+
+/// Runs of pages of [start, end) that madvise made guard pages. As `vs_pagemap_scan`; -EINVAL where the kernel cannot tell.
+static inline int vs_guard_scan(int pagemap, uint64_t start, uint64_t end, struct vs_page_region *runs, uint64_t capacity,
+                                uint64_t *walked) {
+  struct vs_pm_scan_arg arg = {
+      .size = sizeof(arg),
+      .start = start,
+      .end = end,
+      .vec = (uintptr_t)runs,
+      .vec_len = capacity,
+      .category_mask = VS_PAGE_IS_GUARD,
+      .return_mask = VS_PAGE_IS_GUARD,
+  };
+  int count = (int)vs_result(ioctl(pagemap, VS_PAGEMAP_SCAN, &arg));
   *walked = arg.walk_end;
   return count;
 }

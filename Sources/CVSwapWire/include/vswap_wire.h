@@ -33,6 +33,9 @@ static const uint64_t VSWAP_LIMIT_AUTO = UINT64_MAX;
 #define VSWAP_BANK_PAGES 256u
 #define VSWAP_BANKS 2u
 
+/// Announcements that are under way at most.
+#define VSWAP_BELLS 256u
+
 enum vswap_kind { VSWAP_NEW = 1, VSWAP_CHILD = 2 };
 enum vswap_status { VSWAP_OK = 0, VSWAP_REFUSED = 1 };
 
@@ -115,6 +118,13 @@ struct vswap_request {
   uint64_t end;
 };
 
+/// New memory, noted by the thread that is about to use it, in bytes. The daemon answers with the registered mapping that holds it.
+struct vswap_announcement {
+  uint64_t start;  // with VSWAP_ANNOUNCED_PLAIN added: as mmap makes it, without advice or a stack in it
+  uint64_t end;
+};
+#define VSWAP_ANNOUNCED_PLAIN 1u
+
 struct vswap_ring {
   uint32_t magic;
   uint32_t version;
@@ -133,6 +143,12 @@ struct vswap_ring {
   struct vswap_request request __attribute__((aligned(64)));
   struct vswap_bank bank[VSWAP_BANKS] __attribute__((aligned(4096)));
   uint8_t frames[VSWAP_BANKS][VSWAP_BANK_PAGES][VSWAP_PAGE] __attribute__((aligned(4096)));
+  // Daemon: new memory of that many pages or more is to be announced.
+  uint32_t announce_from __attribute__((aligned(64)));
+  // Library, before it attaches: where its VSWAP_BELLS bells are, one page each; 0: it announces nothing.
+  uint64_t bells __attribute__((aligned(64)));
+  // A thread that touches the bell with the same number has filled its entry.
+  struct vswap_announcement announcements[VSWAP_BELLS];
 };
 
 /// Shared by a target and everything it forks, until a child has its own agent.
@@ -171,6 +187,7 @@ static inline uint64_t vswap_ring_size(void) { return sizeof(struct vswap_ring);
 static inline void vswap_ring_begin(struct vswap_ring *ring) {
   ring->magic = VSWAP_MAGIC;
   ring->version = VSWAP_VERSION;
+  ring->announce_from = UINT32_MAX;
 }
 static inline uint32_t *vswap_gate(struct vswap_ring *ring) { return &ring->gate; }
 static inline uint32_t *vswap_generation(struct vswap_ring *ring) { return &ring->generation; }
@@ -181,6 +198,17 @@ static inline uint32_t *vswap_registered(struct vswap_ring *ring) { return &ring
 static inline uint32_t *vswap_callers(struct vswap_ring *ring) { return &ring->callers; }
 static inline uint32_t *vswap_taken(struct vswap_ring *ring) { return &ring->taken; }
 static inline uint32_t *vswap_held(struct vswap_ring *ring) { return &ring->held; }
+static inline uint32_t *vswap_announce_from(struct vswap_ring *ring) { return &ring->announce_from; }
+static inline uint64_t vswap_bells(struct vswap_ring *ring) { return __atomic_load_n(&ring->bells, __ATOMIC_ACQUIRE); }
+static inline struct vswap_announcement vswap_announcement_at(struct vswap_ring *ring, uint32_t index) {
+  const struct vswap_announcement *entry = &ring->announcements[index % VSWAP_BELLS];
+  return (struct vswap_announcement){__atomic_load_n(&entry->start, __ATOMIC_ACQUIRE), __atomic_load_n(&entry->end, __ATOMIC_RELAXED)};
+}
+static inline void vswap_answer(struct vswap_ring *ring, uint32_t index, struct vswap_announcement answer) {
+  struct vswap_announcement *entry = &ring->announcements[index % VSWAP_BELLS];
+  __atomic_store_n(&entry->start, answer.start, __ATOMIC_RELAXED);
+  __atomic_store_n(&entry->end, answer.end, __ATOMIC_RELEASE);
+}
 static inline struct vswap_request *vswap_request_of(struct vswap_ring *ring) { return &ring->request; }
 static inline const uint8_t *vswap_frames_of(struct vswap_ring *ring, uint32_t bank) { return &ring->frames[bank][0][0]; }
 static inline uint32_t vswap_records(struct vswap_ring *ring, uint32_t bank) {

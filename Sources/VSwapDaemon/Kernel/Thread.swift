@@ -22,4 +22,11 @@ enum Thread {
       throw KernelError(call: "pthread_create", code: -status)
     }
   }
+
+  /// CPU time of the calling thread.
+  static var cpuNanoseconds: UInt64 {
+    var time = timespec()
+    clock_gettime(CLOCK_THREAD_CPUTIME_ID, &time)
+    return UInt64(time.tv_sec) * 1_000_000_000 + UInt64(time.tv_nsec)
+  }
 }

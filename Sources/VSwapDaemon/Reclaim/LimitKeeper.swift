@@ -101,7 +101,9 @@ final class LimitKeeper: @unchecked Sendable {
     // Who comes near grew up to now, and nothing is known of how.
     if growsUnseen || approaches { memory.grewUnseenAt = now }
     let isRecent = now - memory.grewUnseenAt < Self.reserveNanoseconds
-    account.reserve = isRecent ? GroupAccount.growthReserve(ofLimit: limit) : 0
+    let mostReserve = GroupAccount.growthReserve(ofLimit: limit)
+    if approaches { memory.unseen.expect(burst: mostReserve, now: now) }
+    account.reserve = isRecent ? min(max(memory.unseen.burst, GroupAccount.leastReserve), mostReserve) : 0
     if near { promoteChildren(targets) }
     memory.wasNear = near
     if resident > account.high { reclaim(resident - account.low, targets) }

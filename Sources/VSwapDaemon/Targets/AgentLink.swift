@@ -269,6 +269,31 @@ struct AgentLink {
     _ = vs_futex_wake(&request.pointee.state, Int32.max)
   }
 
+  // MARK: - Announcements of the target's threads
+
+  /// Byte address of the first bell; 0: the library announces nothing.
+  var bells: UInt64 { vswap_bells(ring) }
+
+  /// What was announced before a bell was touched, in pages; nil: nothing that can be.
+  func announcement(_ index: Int) -> (start: UInt64, end: UInt64, isPlain: Bool)? {
+    let entry = vswap_announcement_at(ring, UInt32(index))
+    let start = entry.start / UInt64(pageSize)
+    let end = entry.end / UInt64(pageSize)
+    guard start < end else { return nil }
+    return (start, end, entry.start & UInt64(VSWAP_ANNOUNCED_PLAIN) != 0)
+  }
+
+  /// What is registered there now, in pages.
+  func answer(_ index: Int, start: UInt64, end: UInt64) {
+    vswap_answer(ring, UInt32(index), vswap_announcement(start: start * UInt64(pageSize), end: end * UInt64(pageSize)))
+  }
+
+  /// New memory of that many pages or more is to be announced.
+  func publish(announceFrom pages: UInt32) {
+    let word = vswap_announce_from(ring)!
+    if vswap_load(word) != pages { vswap_store(word, pages) }
+  }
+
   // MARK: - What the agent may know
 
   /// Before a registration. The shim lets calls pass without asking while nothing is registered; each side says first what it is

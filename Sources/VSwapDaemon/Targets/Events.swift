@@ -1,4 +1,5 @@
 import CUserfault
+import CVSwapWire
 import Glibc
 
 /// Changes of the address space, in the order in which the kernel tells them. Each runs under the agent's gate when a command is
@@ -9,6 +10,8 @@ extension TargetState {
   mutating func applyRemove(_ start: UInt64, _ end: UInt64, layer: SlotLayer) {
     let low = start / UInt64(pageSize)
     let high = end / UInt64(pageSize)
+    // Bells to be used again.
+    if low &- bells < UInt64(VSWAP_BELLS) { return }
     link?.abandonCommands(touching: low, high)
     account.swappedChanged(by: -table.removeRange(from: low, below: high, layer: layer))
     // The agent empties its staging area, from which nothing is evicted.
@@ -33,6 +36,7 @@ extension TargetState {
     registered.remove(from: low, below: high)
     discarded.remove(from: low, below: high)
     evictable.remove(from: low, below: high)
+    look.found.remove(from: low, below: high)
     publishSwapped()
   }
 
@@ -141,6 +145,7 @@ extension TargetState {
     registered.move(from: move.from, to: move.to, count: move.count)
     discarded.move(from: move.from, to: move.to, count: move.count)
     evictable.move(from: move.from, to: move.to, count: move.count)
+    look.found.move(from: move.from, to: move.to, count: move.count)
     publishSwapped()
   }
 
@@ -157,6 +162,7 @@ extension TargetState {
     state.privateRanges = privateRanges
     state.isBroken = isBroken
     state.identityPage = identityPage
+    state.bells = bells
     state.pending.destroy()
     state.pending = pending.copy()
     // What the parent discards is the parent's; the child got its own view of those pages, whatever it is.

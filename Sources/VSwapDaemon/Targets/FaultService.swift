@@ -1,4 +1,5 @@
 import CUserfault
+import CVSwapWire
 import Glibc
 
 /// What became of a fault.
@@ -16,6 +17,7 @@ enum ServiceOutcome {
 extension TargetState {
   mutating func serve(_ fault: Fault, _ buffers: FaultBuffers) -> ServiceOutcome {
     let page = fault.address / UInt64(pageSize)
+    if page &- bells < UInt64(VSWAP_BELLS) { return serveAnnouncement(fault, Int(page - bells), buffers) }
     if isBroken {
       uffd.poison(fault.address, length: pageSize)
       counters.poisonedPage()

@@ -141,10 +141,13 @@ struct GroupAccount: @unchecked Sendable {
   /// Watermarks as kswapd has them: reclaim begins above `high` and ends below `low`. For a group with a limit.
   var high: Int { (limit ?? 0) - reserve - Self.step(ofLimit: limit ?? 0) }
   var low: Int { high - Self.step(ofLimit: limit ?? 0) }
-  /// A sixteenth, but no more than 4 MiB before that is a 64th: what burst there can be grows with the CPUs, not with the limit.
-  private static func step(ofLimit limit: Int) -> Int { min(max(limit / 64, min(max(limit / 16, 512), 1024)), 4096, limit / 8) }
+  /// A 64th, but 1 MiB at least, which is what a command moves, and 16 MiB at most: what burst there can be grows with the CPUs, not with the limit.
+  private static func step(ofLimit limit: Int) -> Int { min(max(limit / 64, 256), 4096, limit / 8) }
 
-  /// For `reserve`: 16 ms of growth at 2 GiB/s, which is how long a busy machine may keep the pager from running, but no more than a
+  /// For `reserve`, while memory grows unseen, however slowly: 1 MiB.
+  static let leastReserve = 256
+
+  /// For `reserve`, at most: 16 ms of growth at 2 GiB/s, which is how long a busy machine may keep the pager from running, but no more than a
   /// quarter of the limit.
   static func growthReserve(ofLimit limit: Int) -> Int { min(8192, limit / 4) }
 }

@@ -195,12 +195,14 @@ struct Handshake {
       counters: member.pointee.counters, family: endpoint.family, statm: endpoint.statm, isForked: isForked)
     member.pointee.processID = endpoint.program.agent
     member.pointee.pagemap = endpoint.pagemap
+    member.pointee.maps = endpoint.maps
     member.pointee.link = AgentLink(
       socket: connection, program: endpoint.program.pidfd, ring: endpoint.ring, doorbell: endpoint.doorbell)
     let pager = Pager(
       target: target, state: member, family: registry, mailbox: endpoint.mailbox, quiet: endpoint.quiet,
       buffers: endpoint.buffers, budget: budget, compressor: compressor, haltPolling: haltPolling)
     member.pointee.agent = Int32(bitPattern: hello.agent)
+    member.pointee.registerBells()
     member.pointee.publishToAgent()
     // A child comes with slots.
     member.pointee.publishSwapped()
@@ -263,6 +265,7 @@ struct Endpoint {
   let quiet: Int32
   let statm: Int32
   let pagemap: Int32
+  let maps: Int32
 
   init(
     program: Program, connection: Int32, layer: SlotLayer, files: AreaFiles, unpackers: Unpackers
@@ -273,23 +276,24 @@ struct Endpoint {
     quiet = vs_epoll()
     statm = open("/proc/\(program.agent)/statm", O_RDONLY | O_CLOEXEC)
     pagemap = open("/proc/\(program.agent)/pagemap", O_RDONLY | O_CLOEXEC)
+    maps = open("/proc/\(program.agent)/maps", O_RDONLY | O_CLOEXEC)
     let failure = KernelError.last("open")
     do throws(KernelError) {
-      guard min(doorbell, mailbox, quiet, statm, pagemap) >= 0 else { throw failure }
+      guard min(doorbell, mailbox, quiet, statm, pagemap, maps) >= 0 else { throw failure }
       for descriptor in [mailbox, doorbell, connection, program.pidfd] {
         let status = vs_epoll_add(quiet, descriptor)
         guard status == 0 else { throw KernelError(call: "epoll_ctl", code: -status) }
       }
       ring = try Mapping.create(name: "vswapd-ring", length: Int(vswap_ring_size()), sealed: true)
     } catch {
-      Self.closeAll(doorbell, mailbox, quiet, statm, pagemap)
+      Self.closeAll(doorbell, mailbox, quiet, statm, pagemap, maps)
       throw error
     }
     do throws(KernelError) {
       family = try Mapping.create(name: "vswapd-family", length: pageSize, sealed: true)
     } catch {
       ring.destroy()
-      Self.closeAll(doorbell, mailbox, quiet, statm, pagemap)
+      Self.closeAll(doorbell, mailbox, quiet, statm, pagemap, maps)
       throw error
     }
     do throws(KernelError) {
@@ -297,7 +301,7 @@ struct Endpoint {
     } catch {
       ring.destroy()
       family.destroy()
-      Self.closeAll(doorbell, mailbox, quiet, statm, pagemap)
+      Self.closeAll(doorbell, mailbox, quiet, statm, pagemap, maps)
       throw error
     }
     vswap_ring_begin(vswap_ring_at(ring.base))
@@ -316,7 +320,7 @@ struct Endpoint {
     ring.destroy()
     family.destroy()
     buffers.destroy()
-    Self.closeAll(doorbell, mailbox, quiet, statm, pagemap)
+    Self.closeAll(doorbell, mailbox, quiet, statm, pagemap, maps)
   }
 
   private static func closeAll(_ descriptors: Int32...) {

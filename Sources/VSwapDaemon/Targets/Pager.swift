@@ -119,7 +119,7 @@ final class Pager: @unchecked Sendable {
     self.haltPolling = haltPolling
     layer = buffers.layer
     members = [state]
-    map = MemoryMap(processID: state.pointee.processID)
+    map = MemoryMap(processID: state.pointee.processID, lookup: MappingLookup(descriptor: state.pointee.maps))
     self.buffers.pager = .passUnretained(self)
   }
 
@@ -349,7 +349,12 @@ final class Pager: @unchecked Sendable {
     if buffers.ahead.pointee.isActive { result = result < 0 ? 20 : min(result, 20) }
     if hasTarget, members[0].pointee.counters.wanted > 0 { result = result < 0 ? 5 : min(result, 5) }
     if buffers.reader.hasQueued { result = 1 }
-    if hasTarget, let link = members[0].pointee.link, link.isDeserted && !link.isDismissed { result = result < 0 ? 50 : min(result, 50) }
+    if hasTarget, let link = members[0].pointee.link, link.isDeserted && !link.isDismissed {
+      result = result < 0 ? 50 : min(result, 50)
+    }
+    if hasTarget, members[0].pointee.growth.isWanted { result = result < 0 ? 5 : min(result, 5) }
+    let isLooking = map.isWalking && hasTarget && members[0].pointee.counters.wanted > 0
+    if isLooking || (hasTarget && members[0].pointee.growth.cursor != nil) { result = 0 }
     return result
   }
 
@@ -469,8 +474,10 @@ final class Pager: @unchecked Sendable {
     if member.pointee.link!.isDeserted { lookForProgram(member) }
     if member.pointee.counters.unregisteredGrowth {
       member.pointee.counters.unregisteredGrowth = false
-      try? member.pointee.registerGrowth(&map, layer: layer)
+      member.pointee.growth.isWanted = true
     }
+    member.pointee.publishAnnounceFrom()
+    member.pointee.registerGrowth(&map, layer: layer)
     evict(member)
     finishEvictRequest(member)
   }
@@ -545,9 +552,7 @@ final class Pager: @unchecked Sendable {
       grantedRange = nil
       member.pointee.requestGranted = false
       // What the thread did shows in smaps only.
-      member.pointee.layoutGeneration += 1
-      member.pointee.sweep.refreshedAt = 0
-      member.pointee.evictable.removeAll()
+      member.pointee.forgetEvictable(&map)
     }
     guard let request = link.pendingRequest() else { return }
     grant(request, member)
@@ -573,8 +578,24 @@ final class Pager: @unchecked Sendable {
   /// The mappings that touch a range, as the kernel has them: what was registered as one may have been split by mprotect since, and what appeared in
   /// a hole that was registered along with it is in no list of ours.
   func mappings(_ low: UInt64, _ high: UInt64) -> [MappedRegion]? {
-    try? map.regions(withFlags: false).filter { $0.start < high && low < $0.end }
+    var found: [MappedRegion] = []
+    var cursor = low
+    while cursor < high {
+      do throws(KernelError) {
+        guard let region = try map.region(endingAfter: cursor), region.start < high else { break }
+        found.append(region)
+        cursor = region.end
+      } catch {
+        return nil
+      }
+    }
+    return found
   }
+
+  /// Out of the fault path, which has no list of mappings.
+  func enterAnnounced(
+    _ range: (start: UInt64, end: UInt64, isPlain: Bool), _ index: Int, of member: inout TargetState
+  ) -> TargetState.Entry { member.enterAnnounced(range, index, &map, layer: layer) }
 
   private func unregister(_ range: (start: UInt64, end: UInt64), _ member: Member) {
     let length = (range.end - range.start) * UInt64(pageSize)
@@ -648,6 +669,8 @@ final class Pager: @unchecked Sendable {
     let goal = bytes.map { ($0 + pageSize - 1) / pageSize } ?? Int.max / 4
     counters.wanted = max(counters.wanted, goal)
     members[0].pointee.sweep.pausedUntil = 0
+    // What was mapped since the last look is asked for as well.
+    members[0].pointee.sweep.refreshedAt = 0
     evictRequest = (promise, counters.evictions, members[0].pointee.sweep.rounds, goal)
   }
 
@@ -656,7 +679,8 @@ final class Pager: @unchecked Sendable {
     let counters = member.pointee.counters
     let done = counters.evictions - request.before
     // Every second chance is used up after so many rounds; a program that keeps bringing pages back would never be done.
-    let isThrough = member.pointee.sweep.rounds - request.roundsBefore > Int(PageTableEntry.maximumChances) + 1
+    let isThrough =
+      member.pointee.sweep.rounds - request.roundsBefore > Int(PageTableEntry.maximumChances) + 1 && !map.isWalking
     let isBlocked = budget.isStuck && !member.pointee.link!.isOutstanding
     guard done >= request.goal || isThrough || isBlocked else { return }
     counters.wanted = 0

@@ -87,3 +87,13 @@ case_limit_stopped() {
   end_program
   stop_daemon
 }
+
+# Address spaces that take long to go through, and memory that a call fills at one stroke.
+seconds_limit_layouts=400
+case_limit_layouts() {
+  holds $((16 * MIB)) "$PROGRAMS/layouts" many 20000
+  holds $((16 * MIB)) "$PROGRAMS/layouts" sparse 4
+  holds $((16 * MIB)) "$PROGRAMS/layouts" populate 192
+  holds $((16 * MIB)) "$PROGRAMS/layouts" stacks 96
+  require_swapping
+}
