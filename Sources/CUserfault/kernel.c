@@ -1,7 +1,7 @@
 #include "vs_kernel.h"
 
-#if defined(__x86_64__) || defined(__i386__)
 #include <malloc.h>
+#if defined(__x86_64__) || defined(__i386__)
 #include <cpuid.h>
 #endif
 #include <dirent.h>
@@ -33,6 +33,9 @@
 
 #ifndef MCL_ONFAULT
 #define MCL_ONFAULT 4
+#endif
+#ifndef MLOCK_ONFAULT
+#define MLOCK_ONFAULT 1
 #endif
 
 static int result_of(long value) { return value < 0 ? -errno : (int)value; }
@@ -320,9 +323,15 @@ int64_t vs_resident_pages(int statm) {
   ssize_t length = pread(statm, text, sizeof(text) - 1, 0);
   if (length <= 0) return length < 0 ? -errno : -ESRCH;
   text[length] = 0;
-  long long size, resident, shared;
-  if (sscanf(text, "%lld %lld %lld", &size, &resident, &shared) != 3) return -EINVAL;
-  return resident > shared ? resident - shared : 0;
+  // Not by sscanf, which takes longer than the kernel: it is done for every target many times a second.
+  int64_t fields[3];
+  const char *at = text;
+  for (int index = 0; index < 3; index++) {
+    if (*at < '0' || *at > '9') return -EINVAL;
+    for (fields[index] = 0; *at >= '0' && *at <= '9'; at++) fields[index] = fields[index] * 10 + (*at - '0');
+    while (*at == ' ') at++;
+  }
+  return fields[1] > fields[2] ? fields[1] - fields[2] : 0;
 }
 
 /// Code and constants are never written to (a DSO has no text relocations here), so what is let go of comes back from its file.
@@ -350,7 +359,59 @@ int vs_return_freed_memory(void) {
   return mallopt(M_MMAP_THRESHOLD, 128 << 10) == 1 && mallopt(M_ARENA_MAX, 4) == 1 ? 0 : -EINVAL;
 }
 
-int vs_lock_memory(void) { return result_of(mlockall(MCL_CURRENT | MCL_FUTURE | MCL_ONFAULT)); }
+static int memory_is_locked;
+
+int vs_lock_memory(void) {
+  memory_is_locked = mlockall(MCL_CURRENT | MCL_FUTURE | MCL_ONFAULT) == 0;
+  return memory_is_locked ? 0 : -errno;
+}
+
+// Where glibc begins an arena's memory.
+#define ARENA_ALIGNMENT ((uintptr_t)64 << 20)
+#define MOST_HEAPS 64
+
+/// Memory of the allocator: the heap, and arenas. Returns how many ranges there are.
+static int find_heaps(uintptr_t (*heaps)[2]) {
+  FILE *file = fopen("/proc/self/maps", "re");
+  if (!file) return 0;
+  char line[512], access[8];
+  int count = 0;
+  unsigned long start, end;
+  while (count < MOST_HEAPS && fgets(line, sizeof(line), file)) {
+    unsigned long inode;
+    if (sscanf(line, "%lx-%lx %7s %*s %*s %lu", &start, &end, access, &inode) != 4) continue;
+    if (inode != 0 || strcmp(access, "rw-p") != 0) continue;
+    if (!strstr(line, "[heap]") && start % ARENA_ALIGNMENT != 0) continue;
+    heaps[count][0] = start;
+    heaps[count++][1] = end;
+  }
+  fclose(file);
+  return count;
+}
+
+void vs_return_heap(void) {
+  static uintptr_t heaps[MOST_HEAPS][2];
+  // The allocator uses MADV_DONTNEED, which the kernel refuses where memory is locked.
+  int count = memory_is_locked ? find_heaps(heaps) : 0;
+  for (int index = 0; index < count; index++) (void)munlock((void *)heaps[index][0], heaps[index][1] - heaps[index][0]);
+  (void)malloc_trim(0);
+  // What the allocator has unmapped meanwhile need not be locked.
+  for (int index = 0; index < count; index++)
+    (void)syscall(SYS_mlock2, heaps[index][0], heaps[index][1] - heaps[index][0], MLOCK_ONFAULT);
+}
+
+void vs_return_stack(void) {
+  pthread_attr_t attributes;
+  void *low;
+  size_t size;
+  if (pthread_getattr_np(pthread_self(), &attributes) != 0) return;
+  // Some pages are left to the functions that are called here.
+  uintptr_t top = ((uintptr_t)__builtin_frame_address(0) & ~(uintptr_t)4095) - 2 * 4096;
+  if (pthread_attr_getstack(&attributes, &low, &size) == 0 && top > (uintptr_t)low &&
+      madvise(low, top - (uintptr_t)low, MADV_DONTNEED_LOCKED) != 0)
+    (void)madvise(low, top - (uintptr_t)low, MADV_DONTNEED);
+  pthread_attr_destroy(&attributes);
+}
 
 int64_t vs_raise_descriptor_limit(uint64_t wanted) {
   struct rlimit limit;
@@ -415,6 +476,25 @@ pid_t vs_process_of(int pidfd) {
     if (sscanf(line, "Pid: %d", &process) == 1) break;
   fclose(file);
   return process > 0 ? process : -ESRCH;
+}
+
+int64_t vs_cpu_time(pid_t process) {
+  struct timespec time;
+  // What clock_getcpuclockid makes of it, without asking the kernel whether there is such a process: it says so here.
+  clockid_t clock = (clockid_t)(~(unsigned)process << 3 | 2);
+  if (clock_gettime(clock, &time) != 0) return -errno;
+  return (int64_t)time.tv_sec * 1000000000 + time.tv_nsec;
+}
+
+int vs_peek(pid_t process, uint64_t address, uint64_t *value) {
+  char path[32];
+  snprintf(path, sizeof(path), "/proc/%d/mem", process);
+  int fd = open(path, O_RDONLY | O_CLOEXEC);
+  if (fd < 0) return -errno;
+  ssize_t length = pread(fd, value, sizeof(*value), (off_t)address);
+  int error = length < 0 ? -errno : -EFAULT;
+  close(fd);
+  return length == sizeof(*value) ? 0 : error;
 }
 
 int vs_shares_memory(pid_t other, pid_t process) {

@@ -22,7 +22,7 @@
 #endif
 
 // How many pages move while the gate is held: the daemon's pager waits that long at most, some 20 us.
-#define PIECE 16u
+#define PIECE VSWAP_PIECE_PAGES
 // A child that lives shorter than this never gets an agent: fork followed by exec stays cheap.
 #define YOUNG_MILLISECONDS 500
 // How often an idle agent looks whether the daemon is still there.

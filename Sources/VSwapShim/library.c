@@ -49,7 +49,8 @@ static bool map_private(void) {
   made->mark = made->identity + SHIM_PAGE;
   if (raw(SYS_mprotect, base + state, SHIM_PAGE, PROT_NONE) != 0 ||
       raw(SYS_mprotect, made->stack + SHIM_STACK, SHIM_PAGE, PROT_NONE) != 0 ||
-      raw(SYS_madvise, made->mark, SHIM_PAGE, MADV_WIPEONFORK) != 0) {
+      // The identity page as well: the daemon may put a token there to find out whose memory this is, and a child's is another one.
+      raw(SYS_madvise, made->identity, 2 * SHIM_PAGE, MADV_WIPEONFORK) != 0) {
     raw(SYS_munmap, base - SHIM_PAGE, total + 2 * SHIM_PAGE);
     return false;
   }

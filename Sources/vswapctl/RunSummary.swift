@@ -35,8 +35,11 @@ struct RunSummary {
 
   /// The group, once the daemon knows that `process` has gone from it. Descendants may live on.
   private func figures(in status: DaemonStatus, without process: pid_t) -> GroupStatus? {
-    status.endedGroups.last { $0.id == group }
-      ?? status.groups.first { $0.id == group && !$0.targets.contains { $0.pid == process } }
+    guard let running = status.groups.first(where: { $0.id == group }) else {
+      return status.endedGroups.last { $0.id == group }
+    }
+    let isThere = running.targets.contains { $0.pid == process } || running.notHeld.contains { $0.pid == process }
+    return isThere ? nil : running
   }
 
   private func sentence(_ group: GroupStatus, _ pool: PoolStatus) -> String {
@@ -61,6 +64,7 @@ struct RunSummary {
     let reused = pool.reusedCopies - poolBefore.reusedCopies
     if reused > 0 { parts.append("\(reused) left again unchanged") }
     if let dictionary = group.dictionary { parts.append("dictionary saves \(Int(dictionary.savesPercent.rounded())) %") }
+    if !group.notHeld.isEmpty { parts.append("\(group.notHeld.count) processes not held") }
     if !group.targets.isEmpty { parts.append("\(group.targets.count) processes still running") }
     return parts.joined(separator: ", ")
   }

@@ -8,7 +8,7 @@ enum StatusReport {
 
     \(tiers(status))\(areas(status.areas))\(note(status.pool))
     \(groups(status.groups))
-    \(targets(status.groups))
+    \(targets(status.groups))\(notHeld(status.groups))
     """
   }
 
@@ -80,6 +80,22 @@ enum StatusReport {
       }
     }
     return table.render()
+  }
+
+  private static func notHeld(_ groups: [GroupStatus]) -> String {
+    guard groups.contains(where: { !$0.notHeld.isEmpty }) else { return "" }
+    var table = TextTable([("PID", .right), ("NAME", .left), ("GROUP", .left), ("NOT HELD BECAUSE", .left)])
+    for group in groups {
+      for process in group.notHeld { table.add(["\(process.pid)", process.name, group.id, reason(process.reason)]) }
+    }
+    return "\n" + table.render()
+  }
+
+  private static func reason(_ reason: ProcessNotHeld.Reason) -> String {
+    switch reason {
+    case .executed: "it executed a program that did not attach"
+    case .detached: "it was detached"
+    }
   }
 
   private static func size(_ bytes: Int) -> String {

@@ -83,6 +83,10 @@ int vs_return_freed_memory(void);
 void vs_drop_code(void);
 /// What is resident, and what becomes so, stays.
 int vs_lock_memory(void);
+/// Gives back what the allocator has, and nobody needs; with locked memory it cannot do so by itself.
+void vs_return_heap(void);
+/// Gives back the calling thread's stack below the frame it is called from.
+void vs_return_stack(void);
 /// Raises the limit of open descriptors to the hard limit (or past it, where allowed). Returns the limit now in force.
 int64_t vs_raise_descriptor_limit(uint64_t wanted);
 /// Ignores SIGPIPE, and blocks SIGTERM, SIGINT and SIGHUP, which then arrive at the returned signalfd.
@@ -102,6 +106,10 @@ pid_t vs_process_of(int pidfd);
 int vs_shares_memory(pid_t other, pid_t process);
 /// Whether a descriptor is a userfaultfd, and not something that answers like one.
 int vs_is_userfaultfd(int fd);
+/// CPU time of all threads that a process has or had, in nanoseconds, up to now; or -errno.
+int64_t vs_cpu_time(pid_t process);
+/// Reads 8 bytes of another process's memory, which is not waited for: what would have to be faulted in by a userfaultfd is an error. 0 or -errno.
+int vs_peek(pid_t process, uint64_t address, uint64_t *value);
 
 /// Bytes of an open block device, or -errno.
 int64_t vs_device_size(int fd);

@@ -32,6 +32,8 @@ static const uint64_t VSWAP_LIMIT_AUTO = UINT64_MAX;
 /// Pages (and therefore runs) of one command. 256 pages: 1 MiB of staging in the target.
 #define VSWAP_BANK_PAGES 256u
 #define VSWAP_BANKS 2u
+/// Most pages that the agent moves between two looks at the ring's generation, with the gate in its hand.
+#define VSWAP_PIECE_PAGES 16u
 
 enum vswap_kind { VSWAP_NEW = 1, VSWAP_CHILD = 2 };
 enum vswap_status { VSWAP_OK = 0, VSWAP_REFUSED = 1 };
@@ -57,7 +59,7 @@ struct vswap_welcome {
 struct vswap_attach {
   uint32_t magic;
   uint32_t reserved;
-  uint64_t identity_address;  // one page that is never touched, except by a forked child that asks who it is
+  uint64_t identity_address;  // one page that is never touched, except by a forked child that asks who it is; wiped on fork
   uint64_t staging_address;   // VSWAP_BANK_PAGES pages, to be registered with the target's userfaultfd
   // Never registered, never evicted, because the agent touches them: the library's own two mappings, and the data of libc
   // and of the dynamic linker.

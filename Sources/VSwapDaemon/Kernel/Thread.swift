@@ -15,6 +15,8 @@ enum Thread {
       String(name.prefix(15)), 512 * 1024,
       { argument in
         Unmanaged<Body>.fromOpaque(argument!).takeRetainedValue().run()
+        // The next thread may get this stack much later.
+        vs_return_stack()
         return nil
       }, argument.toOpaque())
     if status != 0 {

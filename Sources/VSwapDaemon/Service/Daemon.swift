@@ -116,9 +116,10 @@ public final class Daemon: @unchecked Sendable {
     if layer.pool.isNearLimit { compressor.whenFull() }
   }
 
-  /// Half of the machine's memory.
+  /// Half of the machine's memory, or of what the daemon's control groups leave it.
   private static func defaultPoolLimit() -> Int {
-    sysconf(Int32(_SC_PHYS_PAGES)) / 2 * pageSize
+    let machine = sysconf(Int32(_SC_PHYS_PAGES)) * pageSize
+    return max(ByteSize.minimumPoolLimit, min(machine, ControlGroups.memoryLimit() ?? machine) / 2)
   }
 
   private func makeAttachServer(
@@ -149,13 +150,22 @@ public final class Daemon: @unchecked Sendable {
     var polled = [
       pollfd(fd: signals, events: Int16(POLLIN), revents: 0), pollfd(fd: changed, events: Int16(POLLIN), revents: 0),
       pollfd(fd: embedded?.lifelineDescriptor ?? -1, events: Int16(POLLIN), revents: 0),
+      pollfd(fd: registry.endedProcesses, events: Int16(POLLIN), revents: 0),
     ]
     var orphaned = false
     var isIdle = true
+    // Most address spaces since memory was given back.
+    var most = 0
     while true {
-      let ready = poll(&polled, nfds_t(polled.count), isIdle || registry.population > 0 ? -1 : Self.idleMilliseconds)
+      let population = registry.population
+      most = max(most, population)
+      let ready = poll(&polled, nfds_t(polled.count), isIdle || population == most && most > 0 ? -1 : Self.idleMilliseconds)
       guard ready > 0 else {
-        if ready == 0 { vs_drop_code() }
+        if ready == 0 {
+          if population == 0 { vs_drop_code() }
+          if population < most { vs_return_heap() }
+          most = population
+        }
         isIdle = true
         continue
       }
@@ -169,6 +179,7 @@ public final class Daemon: @unchecked Sendable {
         orphaned = true
         polled[2].fd = -1
       }
+      if polled[3].revents != 0 { registry.removeEndedProcesses() }
       if orphaned && registry.population == 0 { return }
     }
   }

@@ -11,7 +11,7 @@ extension Daemon: ControlPlane {
       pid: getpid(), uptimeSeconds: Double(vs_monotonic_ns() - startedAt) / 1e9, pool: poolStatus(now),
       cache: PageCount(pages: now.cachedPages), zero: PageCount(pages: now.zeroPages),
       metadataBytes: now.metadataBytes + chunks.metadataBytes, areas: areas.list().map(Self.areaStatus),
-      groups: registry.snapshot().map(groupStatus),
+      groups: (registry.snapshot() + registry.groupsWithoutTargets().map { ($0, []) }).map(groupStatus),
       endedGroups: registry.endedGroups().map(endedStatus))
   }
 
@@ -29,8 +29,15 @@ extension Daemon: ControlPlane {
       id: entry.group.id, limitBytes: Self.limitBytes(account.currentLimit, account.autoPages),
       limitMode: Self.mode(account.currentLimit), residentBytes: account.resident * pageSize,
       swappedPages: account.swapped, state: state(of: account),
-      targets: entry.targets.map { targetStatus($0) }, totals: totals(TargetRegistry.totals(of: entry.group)),
+      targets: entry.targets.map { targetStatus($0) }, notHeld: notHeld(entry.group),
+      totals: totals(TargetRegistry.totals(of: entry.group)),
       dictionary: entry.targets.first.flatMap { layer.dictionaries.figures(ofTarget: $0.id) }.map(Self.dictionaryStatus))
+  }
+
+  private func notHeld(_ group: Group) -> [ProcessNotHeld] {
+    registry.remaining(of: group).map {
+      ProcessNotHeld(pid: $0.processID, name: $0.name, reason: $0.isDetached ? .detached : .executed)
+    }
   }
 
   private static func dictionaryStatus(_ figures: Dictionaries.Figures) -> DictionaryStatus {
@@ -67,7 +74,7 @@ extension Daemon: ControlPlane {
     GroupStatus(
       id: ended.id, limitBytes: Self.limitBytes(ended.limit, ended.autoPages), limitMode: Self.mode(ended.limit),
       residentBytes: 0, swappedPages: 0, state: .ok,
-      targets: [], totals: totals(ended.totals), dictionary: ended.dictionary.map(Self.dictionaryStatus))
+      targets: [], notHeld: [], totals: totals(ended.totals), dictionary: ended.dictionary.map(Self.dictionaryStatus))
   }
 
   private func totals(_ totals: TargetRegistry.Totals) -> GroupTotals {
@@ -110,11 +117,11 @@ extension Daemon: ControlPlane {
   }
 
   func setLimit(group id: String, limit: MemoryLimit) throws(ControlError) {
-    guard let found = registry.group(named: id) else { throw ControlError(.notFound, "there is no group \(id)") }
+    guard let group = registry.anyGroup(named: id) else { throw ControlError(.notFound, "there is no group \(id)") }
     switch limit {
-    case .none: found.group.account.setLimit(.none)
-    case .fixed(let bytes): found.group.account.setLimit(.fixed(pages: max(1, bytes / pageSize)))
-    case .auto: found.group.account.setLimit(.auto)
+    case .none: group.account.setLimit(.none)
+    case .fixed(let bytes): group.account.setLimit(.fixed(bytes: bytes))
+    case .auto: group.account.setLimit(.auto)
     }
     keeper.nudge()
   }

@@ -18,12 +18,18 @@ struct AgentLink {
   private(set) var isDismissed = false
   private let ringMapping: Mapping
   private let banks: UnsafeMutablePointer<BankState>
+  /// Where frames for commands are promised.
+  private let budget: FrameBudget
   private var sequence: UInt32 = 0
   private var gateHeld = false
   /// `registered` is not 0, and since it is nobody has been seen who had not looked at it.
   private var isAnnounced = false
   /// Somebody had not looked yet when a registration was announced last.
   private var isAnnouncing = false
+  /// Monotonic nanoseconds: when the agent got the command that it has to end next.
+  private var waitingSince: UInt64 = 0
+  /// It took longer for its last command than an agent does that has a CPU.
+  private var isSlow = false
 
   /// The daemon's own copy of a command: what the agent's records are checked against.
   struct BankState {
@@ -33,6 +39,12 @@ struct AgentLink {
     var pages = 0
     var recordsTaken = 0
     var framesTaken = 0
+    /// Pages that may still arrive.
+    var expected = 0
+    /// Frames that are promised to the command.
+    var promised = 0
+    /// The agent may end the command, but moves no more pages for it than `expected`.
+    var isTakenBack = false
     var runs: UnsafeMutablePointer<vswap_run>
   }
 
@@ -49,10 +61,11 @@ struct AgentLink {
     case violation(StaticString)
   }
 
-  init(socket: Int32, program: Int32, ring: Mapping, doorbell: Int32) {
+  init(socket: Int32, program: Int32, ring: Mapping, doorbell: Int32, budget: FrameBudget) {
     self.socket = socket
     self.program = program
     self.doorbell = doorbell
+    self.budget = budget
     ringMapping = ring
     self.ring = vswap_ring_at(ring.base)
     banks = .allocate(capacity: Self.bankCount)
@@ -61,7 +74,9 @@ struct AgentLink {
     }
   }
 
-  func destroy() {
+  /// Nothing arrives from the agent any more.
+  mutating func destroy() {
+    endPromises()
     for index in 0..<Self.bankCount { banks[index].runs.deallocate() }
     banks.deallocate()
     ringMapping.destroy()
@@ -104,6 +119,8 @@ struct AgentLink {
     while vswap_exchange(gate, 2) != 0 {
       _ = vs_futex_wait(gate, 2, 50)
       if agentHasGone { return false }
+      // Whoever stopped it may never let it go on. Others need the frames.
+      if isSilent(vs_monotonic_ns()) { takeBack() }
     }
     gateHeld = true
     return true
@@ -143,12 +160,15 @@ struct AgentLink {
 
   // MARK: - Commands
 
-  /// Pages of the commands that the agent has.
+  /// Pages that the agent is to move yet.
   var outstandingPages: Int {
     var pages = 0
-    for index in 0..<Self.bankCount where banks[index].busy { pages += banks[index].pages }
+    for index in 0..<Self.bankCount where banks[index].busy && !banks[index].isTakenBack { pages += banks[index].pages }
     return pages
   }
+
+  /// Most pages of the next command. An agent that was slow has to show first that it answers, with few frames in its hand.
+  var mostPages: Int { isSlow ? Int(VSWAP_PIECE_PAGES) : Self.bankPages }
 
   /// An idle bank, or nil.
   func idleBank() -> Int? {
@@ -156,12 +176,22 @@ struct AgentLink {
     return nil
   }
 
+  /// Commands were taken back, and none is given until the agent has ended one.
+  var isStalled: Bool {
+    for index in 0..<Self.bankCount where banks[index].busy && banks[index].isTakenBack { return true }
+    return false
+  }
+
   /// Where to write the runs of the next command for a bank: room for `bankPages` of them.
   func runs(of bank: Int) -> UnsafeMutablePointer<vswap_run> { banks[bank].runs }
 
-  /// Hands the first `count` runs, `pages` pages in all, to the agent.
-  mutating func submit(bank: Int, runs count: Int, pages: Int) {
+  /// Hands the first `count` runs, `pages` pages in all, to the agent at `now`. Frames for that many are promised, and are the link's to give back.
+  mutating func submit(bank: Int, runs count: Int, pages: Int, now: UInt64) {
+    if !isOutstanding { waitingSince = now }
     sequence &+= 1
+    banks[bank].expected = pages
+    banks[bank].promised = pages
+    banks[bank].isTakenBack = false
     banks[bank].busy = true
     banks[bank].sequence = sequence
     banks[bank].runCount = count
@@ -213,12 +243,13 @@ struct AgentLink {
     guard taken < produced else { return .none }
     let record = vswap_record_at(ring, UInt32(bank), UInt32(taken))
     let frame = banks[bank].framesTaken
-    guard Int(record.run) < banks[bank].runCount, record.pages > 0, frame + Int(record.pages) <= banks[bank].pages else {
-      return .violation("a record for a run that was not given")
+    guard Int(record.run) < banks[bank].runCount, record.pages > 0, Int(record.pages) <= banks[bank].expected else {
+      return .violation("a record for a run that was not given, or was taken back")
     }
     guard Self.isInside(record, banks[bank].runs[Int(record.run)]) else { return .violation("a record outside of its run") }
     banks[bank].recordsTaken += 1
     banks[bank].framesTaken += Int(record.pages)
+    banks[bank].expected -= Int(record.pages)
     let content = UnsafeRawPointer(vswap_frames_of(ring, UInt32(bank))!) + frame * pageSize
     return .evicted(Evicted(page: record.address / UInt64(pageSize), count: Int(record.pages), content: content))
   }
@@ -229,19 +260,74 @@ struct AgentLink {
     return firstPage < UInt64(run.pages) && firstPage + UInt64(record.pages) <= UInt64(run.pages)
   }
 
-  /// Ends commands whose records have all been taken and that the agent has finished with. Returns the pages they asked for;
-  /// `moved` of them left.
-  mutating func retire(moved: inout Int) -> Int {
-    var asked = 0
+  /// Ends commands whose records have all been taken and that the agent has finished with. Returns whether there was one;
+  /// `moved` of its pages left.
+  mutating func retire(moved: inout Int, now: UInt64) -> Bool {
+    var isAny = false
     for bank in 0..<Self.bankCount where banks[bank].busy {
       guard vswap_finished(ring, UInt32(bank)) == banks[bank].sequence,
         Int(vswap_records(ring, UInt32(bank))) == banks[bank].recordsTaken
       else { continue }
       banks[bank].busy = false
-      asked += banks[bank].pages
+      budget.release(banks[bank].promised)
       moved += banks[bank].framesTaken
+      isSlow = banks[bank].isTakenBack || now - waitingSince > Self.slowness
+      isAny = true
     }
-    return asked
+    if isAny { waitingSince = now }
+    return isAny
+  }
+
+  // MARK: - An agent that does not answer
+
+  /// An agent takes some 2 ms for a command. One that takes longer than this, in nanoseconds, has no CPU, or is stopped.
+  private static let patience: UInt64 = 200_000_000
+  private static let slowness: UInt64 = 50_000_000
+
+  /// Whether the agent has had its command for too long, and keeps frames that others could have.
+  func isSilent(_ now: UInt64) -> Bool {
+    guard now > waitingSince + Self.patience else { return false }
+    for index in 0..<Self.bankCount where banks[index].busy && !banks[index].isTakenBack { return true }
+    return false
+  }
+
+  /// Takes all commands back that the agent has: their pages stay where they are, and the frames are others' again. Without the gate, which a stopped
+  /// agent may have in its hand. It looks at the generation once for each piece that it moves; so once that has changed, one piece at
+  /// most is still to come, and none if the gate is free. More than that is a violation. The commands end when the agent says so.
+  mutating func takeBack() {
+    let wasHeld = gateHeld
+    let isIdle = wasHeld || vswap_replace(vswap_gate(ring)!, 0, 1) != 0
+    gateHeld = isIdle
+    abandonCommands()
+    for bank in 0..<Self.bankCount where banks[bank].busy && !banks[bank].isTakenBack {
+      // Read after the generation was changed: what the agent published before it saw that is in here.
+      let late = unread(bank) + (isIdle ? 0 : Int(VSWAP_PIECE_PAGES))
+      banks[bank].expected = min(banks[bank].expected, late)
+      banks[bank].isTakenBack = true
+      budget.release(banks[bank].promised - banks[bank].expected)
+      banks[bank].promised = banks[bank].expected
+    }
+    if !wasHeld { leave() }
+  }
+
+  /// Pages of records that wait to be taken; what they claim, not more than the command has left.
+  private func unread(_ bank: Int) -> Int {
+    let produced = min(Int(vswap_records(ring, UInt32(bank))), Self.bankPages)
+    var pages = 0
+    var index = banks[bank].recordsTaken
+    while index < produced && pages < banks[bank].expected {
+      pages += Int(vswap_record_at(ring, UInt32(bank), UInt32(index)).pages)
+      index += 1
+    }
+    return min(pages, banks[bank].expected)
+  }
+
+  /// The agent has gone, or nobody looks at its records any more.
+  mutating func endPromises() {
+    for bank in 0..<Self.bankCount where banks[bank].busy {
+      budget.release(banks[bank].promised)
+      banks[bank].promised = 0
+    }
   }
 
   // MARK: - Requests of the target's threads

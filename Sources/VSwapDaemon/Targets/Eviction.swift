@@ -72,12 +72,14 @@ extension TargetState {
     return isUnchanged
   }
 
-  /// Ends finished commands. Returns whether any ended.
-  mutating func retireCommands(_ budget: FrameBudget) -> Bool {
+  /// Ends finished commands, and takes back those that the agent does not get done. Returns whether any ended.
+  mutating func retireCommands() -> Bool {
+    guard link!.isOutstanding else { return false }
+    let now = vs_monotonic_ns()
     var moved = 0
-    let asked = link!.retire(moved: &moved)
-    guard asked > 0 else { return false }
-    budget.release(asked)
+    let isAny = link!.retire(moved: &moved, now: now)
+    if link!.isSilent(now) { link!.takeBack() }
+    guard isAny else { return false }
     sweep.movedSinceWrap += moved
     counters.workedOff(moved)
     return true
@@ -85,15 +87,17 @@ extension TargetState {
 
   /// Gives the agent as many commands as are wanted, and as it has banks and the cache has frames for.
   mutating func pushCommands(_ budget: FrameBudget, _ map: inout MemoryMap, layer: SlotLayer) {
-    while !requestGranted, !pending.isUnsettled, let bank = link!.idleBank() {
+    while !requestGranted, !pending.isUnsettled, !link!.isStalled, let bank = link!.idleBank() {
       // What is on its way counts, or every round of reclaim would end a command too late.
       let pages = counters.wanted - link!.outstandingPages
-      if pages <= 0 || vs_monotonic_ns() < sweep.pausedUntil { return }
-      guard budget.reserve(AgentLink.bankPages) else { return }
-      let chosen = chooseRuns(link!.runs(of: bank), atMost: pages, &map, layer: layer)
-      budget.release(AgentLink.bankPages - chosen.pages)
+      let now = vs_monotonic_ns()
+      if pages <= 0 || now < sweep.pausedUntil { return }
+      let share = budget.reserveShare(atMost: link!.mostPages)
+      guard share > 0 else { return }
+      let chosen = chooseRuns(link!.runs(of: bank), atMost: min(share, max(16, pages)), &map, layer: layer)
+      budget.release(share - chosen.pages)
       if chosen.pages == 0 { return }
-      link!.submit(bank: bank, runs: chosen.runs, pages: chosen.pages)
+      link!.submit(bank: bank, runs: chosen.runs, pages: chosen.pages, now: now)
     }
   }
 
@@ -101,7 +105,7 @@ extension TargetState {
   private mutating func chooseRuns(
     _ runs: UnsafeMutablePointer<vswap_run>, atMost pages: Int, _ map: inout MemoryMap, layer: SlotLayer
   ) -> (runs: Int, pages: Int) {
-    var builder = RunBuilder(runs: runs, limit: min(AgentLink.bankPages, max(16, pages)))
+    var builder = RunBuilder(runs: runs, limit: pages)
     guard makeEvictableCurrent(&map) else {
       rest()
       return (0, 0)

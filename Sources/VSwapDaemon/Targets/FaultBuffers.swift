@@ -5,7 +5,8 @@ import Glibc
 /// its pager's thread alone.
 struct FaultBuffers {
   let layer: SlotLayer
-  let codec: Codec
+  /// Made by the first page that has to be unpacked: most targets never need it.
+  private let unpacker: UnsafeMutablePointer<Codec?>
   /// Reads from swap areas.
   let reader: AreaReader
   /// What was unpacked ahead of a stream of faults.
@@ -32,19 +33,36 @@ struct FaultBuffers {
   static func create(layer: SlotLayer, files: AreaFiles, unpackers: Unpackers) throws(KernelError) -> FaultBuffers {
     let bytes = batchPages * pageSize
     let flags = MAP_PRIVATE | MAP_ANONYMOUS
-    guard let bounce = mmap(nil, bytes, PROT_READ | PROT_WRITE, flags, -1, 0), bounce != MAP_FAILED,
+    // Memory of its own, which goes back to the system with the target; only what is used takes RAM.
+    guard let bounce = mmap(nil, bytes + Self.faultBytes, PROT_READ | PROT_WRITE, flags, -1, 0), bounce != MAP_FAILED,
       let zeros = mmap(nil, bytes, PROT_READ, flags, -1, 0), zeros != MAP_FAILED
     else { throw .last("mmap") }
     let ahead = UnsafeMutablePointer<ReadAhead>.allocate(capacity: 1)
     ahead.initialize(to: try ReadAhead(layer: layer, workers: unpackers))
     let hauls = UnsafeMutablePointer<Haul>.allocate(capacity: haulCount)
     for index in 0..<haulCount { (hauls + index).initialize(to: .create()) }
-    let faults = UnsafeMutablePointer<Fault>.allocate(capacity: faultCapacity)
-    faults.initialize(repeating: Fault(address: 0, thread: 0, write: false), count: faultCapacity)
+    let unpacker = UnsafeMutablePointer<Codec?>.allocate(capacity: 1)
+    unpacker.initialize(to: nil)
     return FaultBuffers(
-      layer: layer, codec: .create(), reader: .create(files: files), ahead: ahead,
+      layer: layer, unpacker: unpacker, reader: .create(files: files), ahead: ahead,
       unpackers: unpackers, hauls: hauls, bounce: bounce,
-      zeros: UnsafeRawPointer(zeros), messages: .allocate(capacity: messageCapacity), faults: faults)
+      zeros: UnsafeRawPointer(zeros), messages: .allocate(capacity: messageCapacity),
+      faults: (bounce + bytes).bindMemory(to: Fault.self, capacity: faultCapacity))
+  }
+
+  private static let faultBytes = faultCapacity * MemoryLayout<Fault>.stride
+
+  @inline(__always)
+  var codec: Codec {
+    if let made = unpacker.pointee { return made }
+    return makeCodec()
+  }
+
+  @inline(never)
+  private func makeCodec() -> Codec {
+    let codec = Codec.createForUnpacking()
+    unpacker.pointee = codec
+    return codec
   }
 
   /// Takes back what the workers are through with. false: they still have some.
@@ -65,10 +83,10 @@ struct FaultBuffers {
     reader.destroy()
     ahead.pointee.destroy()
     ahead.deallocate()
-    munmap(bounce, Self.batchPages * pageSize)
+    munmap(bounce, Self.batchPages * pageSize + Self.faultBytes)
     munmap(UnsafeMutableRawPointer(mutating: zeros), Self.batchPages * pageSize)
-    codec.destroy()
+    unpacker.pointee?.destroy()
+    unpacker.deallocate()
     messages.deallocate()
-    faults.deallocate()
   }
 }

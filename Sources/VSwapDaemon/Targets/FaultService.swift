@@ -39,6 +39,17 @@ extension TargetState {
     return finish(uffd.copy(to: fault.address, from: buffers.bounce, length: pageSize), fault)
   }
 
+  /// Puts the token where the child would ask for it. It takes that page away before it asks, and none of its own children inherits the page.
+  /// false: not now.
+  func placeToken(_ buffers: FaultBuffers) -> Bool {
+    buffers.bounce.initializeMemory(as: UInt8.self, repeating: 0, count: pageSize)
+    buffers.bounce.storeBytes(of: token, as: UInt64.self)
+    switch uffd.copy(to: identityPage * UInt64(pageSize), from: buffers.bounce, length: pageSize) {
+    case .filled, .exists: return true
+    case .unmapped, .changing, .gone, .failed: return false
+    }
+  }
+
   private mutating func faultIn(
     _ fault: Fault, _ page: UInt64, slot: SlotNumber, _ buffers: FaultBuffers
   ) -> ServiceOutcome {

@@ -26,6 +26,8 @@ struct Handshake {
   func run(_ connection: Int32) {
     do {
       let pager = try attach(connection)
+      // A handshake needs more of it than serving does.
+      vs_return_stack()
       pager.run()
     } catch let refusal as Refusal {
       refuse(connection, refusal.text)
@@ -136,7 +138,7 @@ struct Handshake {
     switch bytes {
     case 0: .none
     case VSWAP_LIMIT_AUTO: .auto
-    default: .fixed(pages: max(1, Int(clamping: bytes) / pageSize))
+    default: .fixed(bytes: Int(clamping: bytes))
     }
   }
 
@@ -191,12 +193,13 @@ struct Handshake {
   ) -> Pager {
     let member = state.member
     let target = Target(
-      id: member.pointee.id, processID: endpoint.program.processID, name: Wire.text(hello.name), group: state.group,
-      counters: member.pointee.counters, family: endpoint.family, statm: endpoint.statm, isForked: isForked)
+      id: member.pointee.id, processID: endpoint.program.processID, memoryID: endpoint.program.agent, name: Wire.text(hello.name),
+      group: state.group, counters: member.pointee.counters, family: endpoint.family, statm: endpoint.statm,
+      process: fcntl(endpoint.program.pidfd, F_DUPFD_CLOEXEC, 0), isForked: isForked)
     member.pointee.processID = endpoint.program.agent
     member.pointee.pagemap = endpoint.pagemap
     member.pointee.link = AgentLink(
-      socket: connection, program: endpoint.program.pidfd, ring: endpoint.ring, doorbell: endpoint.doorbell)
+      socket: connection, program: endpoint.program.pidfd, ring: endpoint.ring, doorbell: endpoint.doorbell, budget: budget)
     let pager = Pager(
       target: target, state: member, family: registry, mailbox: endpoint.mailbox, quiet: endpoint.quiet,
       buffers: endpoint.buffers, budget: budget, compressor: compressor, haltPolling: haltPolling)

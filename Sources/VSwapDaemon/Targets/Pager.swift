@@ -53,9 +53,12 @@ final class Pager: @unchecked Sendable {
     /// The address space that had it, or was to have it, has no slots any more.
     func freeIdentifier(_ id: UInt32, of group: Group)
     func childAppeared(token: UInt64, servedBy pager: Pager)
+    /// It was found out which process a child is.
+    func childIdentified(_ child: YoungProcess, of pager: Pager)
     /// `id` is free again, unless the child lives on with a pager of its own.
     func childDisappeared(token: UInt64, freeing id: UInt32?, of pager: Pager)
-    func targetEnded(_ target: Target, becauseOf violation: String?)
+    /// `isDetached`: it was let go of, and has its memory yet.
+    func targetEnded(_ target: Target, becauseOf violation: String?, isDetached: Bool)
   }
 
   let target: Target
@@ -236,6 +239,7 @@ final class Pager: @unchecked Sendable {
         serve(index)
         index -= 1
       }
+      identifyChildren()
       if hasTarget { tendTarget() }
       if hasTarget { keepAwake() }
       endHurry()
@@ -347,9 +351,14 @@ final class Pager: @unchecked Sendable {
     for member in members where member.pointee.waitingCount > 0 || member.pointee.pending.moveCount > 0 { result = 1 }
     // Slots are not held on to for a stream that has ended.
     if buffers.ahead.pointee.isActive { result = result < 0 ? 20 : min(result, 20) }
-    if hasTarget, members[0].pointee.counters.wanted > 0 { result = result < 0 ? 5 : min(result, 5) }
+    if hasTarget, let link = members[0].pointee.link, !link.isStalled {
+      if link.isOutstanding { result = result < 0 ? 100 : min(result, 100) }
+      if members[0].pointee.counters.wanted > 0 { result = result < 0 ? 5 : min(result, 5) }
+    }
     if buffers.reader.hasQueued { result = 1 }
-    if hasTarget, let link = members[0].pointee.link, link.isDeserted && !link.isDismissed { result = result < 0 ? 50 : min(result, 50) }
+    if hasTarget, let link = members[0].pointee.link, link.isDeserted && !link.isDismissed {
+      result = result < 0 ? 50 : min(result, 50)
+    }
     return result
   }
 
@@ -477,7 +486,7 @@ final class Pager: @unchecked Sendable {
 
   private func evict(_ member: Member) {
     guard member.pointee.link!.isOutstanding || member.pointee.counters.wanted > 0 else { return }
-    if member.pointee.retireCommands(budget) { compressor.nudge() }
+    if member.pointee.retireCommands() { compressor.nudge() }
     member.pointee.sweep.leaveOut(member.pointee.counters)
     member.pointee.pushCommands(budget, &map, layer: layer)
     if member.pointee.counters.wanted > 0 && !member.pointee.link!.isOutstanding { compressor.nudge() }
@@ -687,7 +696,7 @@ final class Pager: @unchecked Sendable {
       members[0].pointee.link!.leave()
       serve(0)
       guard hasTarget else { return false }
-      _ = members[0].pointee.retireCommands(budget)
+      _ = members[0].pointee.retireCommands()
       if !members[0].pointee.link!.isOutstanding { return true }
       // An agent that was killed ends no command. What executes something else, or left a vfork child behind, is served until it has gone.
       if members[0].pointee.link!.agentHasGone {
@@ -735,7 +744,7 @@ final class Pager: @unchecked Sendable {
   private func expel(_ what: StaticString) {
     let member = members[0]
     var link = member.pointee.link!
-    budget.release(link.outstandingPages)
+    link.endPromises()
     unwatch(link)
     // Without the link no command, record or gate is looked at any more. The socket stays open: an agent that loses its daemon while
     // pages are out ends the program.
@@ -755,7 +764,7 @@ final class Pager: @unchecked Sendable {
     while member.pointee.registered.count > 0 { unregister(member.pointee.registered[0], member) }
     member.pointee.wakeAll()
     member.pointee.link?.dismissAgent()
-    end(index, violation: violation)
+    end(index, violation: violation, isDetached: true)
   }
 
   // MARK: - Coming and going
@@ -790,6 +799,42 @@ final class Pager: @unchecked Sendable {
       cursor = found.vpn + 1
     }
     Glibc.close(uffd.descriptor)
+  }
+
+  /// Which processes children are that have been there for a while. Their numbers are in the family page, where the target can write
+  /// anything; so the context is asked: a token that was put into a child's own memory by its userfaultfd is in no other process.
+  private func identifyChildren() {
+    guard members.count > (hasTarget ? 1 : 0) else { return }
+    let now = vs_monotonic_ns()
+    for index in (hasTarget ? 1 : 0)..<members.count where members[index].pointee.isToBeIdentified(now) {
+      guard members[index].pointee.placeToken(buffers), let processID = process(of: members[index]) else { continue }
+      let statm = open("/proc/\(processID)/statm", O_RDONLY | O_CLOEXEC)
+      guard statm >= 0 else { continue }
+      members[index].pointee.processID = processID
+      family.childIdentified(
+        YoungProcess(token: members[index].pointee.token, processID: processID, statm: statm), of: self)
+    }
+  }
+
+  private func process(of child: Member) -> Int32? {
+    let page = target.familyPage
+    let next = Int(vswap_load(vswap_family_next(page)))
+    // The latest ones first.
+    for place in (max(0, next - 64)..<next).reversed() {
+      let processID = Int32(bitPattern: vswap_family_child(page, UInt32(place % 64)))
+      if isProcess(processID, of: child) { return processID }
+    }
+    // It was made without fork handlers, or has another number where it is.
+    for parent in members where parent.pointee.processID > 0 {
+      if let found = ChildProcesses.of(parent.pointee.processID).first(where: { isProcess($0, of: child) }) { return found }
+    }
+    return nil
+  }
+
+  private func isProcess(_ processID: Int32, of child: Member) -> Bool {
+    guard processID > 0, !members.contains(where: { $0.pointee.processID == processID }) else { return false }
+    var token: UInt64 = 0
+    return vs_peek(processID, child.pointee.identityPage * UInt64(pageSize), &token) == 0 && token == child.pointee.token
   }
 
   private func indexOfChild(_ token: UInt64) -> Int? {
@@ -841,13 +886,10 @@ final class Pager: @unchecked Sendable {
     _ = poll(&none, 1, 1)
   }
 
-  private func end(_ index: Int, violation: StaticString?) {
+  private func end(_ index: Int, violation: StaticString?, isDetached: Bool = false) {
     let member = members.remove(at: index)
     let wasTarget = hasTarget && index == 0
-    if let link = member.pointee.link {
-      budget.release(link.outstandingPages)
-      unwatch(link)
-    }
+    if let link = member.pointee.link { unwatch(link) }
     let token = member.pointee.token
     let id = member.pointee.id
     let counters = member.pointee.counters
@@ -860,7 +902,7 @@ final class Pager: @unchecked Sendable {
         request.promise.fulfil(EvictResult(pages: counters.evictions - request.before))
         evictRequest = nil
       }
-      family.targetEnded(target, becauseOf: violation.map { "\($0)" })
+      family.targetEnded(target, becauseOf: violation.map { "\($0)" }, isDetached: isDetached)
     } else {
       counters.destroy()
       family.childDisappeared(token: token, freeing: id, of: self)

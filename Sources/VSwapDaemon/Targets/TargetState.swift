@@ -16,6 +16,8 @@ struct TargetState {
   var link: AgentLink?
   /// Where /proc shows this address space: the agent's process, which lives as long. 0 while unknown: a child without an agent.
   var processID: Int32
+  /// When it is looked for, and how long after that the next time, in monotonic nanoseconds.
+  private var identification = (at: UInt64(0), pause: UInt64(20_000_000))
   /// Never kept waiting for room: it is what makes room.
   var agent: Int32 = 0
   /// /proc/PID/pagemap, or -1.
@@ -99,6 +101,15 @@ struct TargetState {
   func publishSwapped() {
     counters.setSwapped(table.slotCount)
     link?.publish(held: table.slotCount)
+  }
+
+  /// Whether to find out now which process a child is: not before it has lived for a while, and less and less often.
+  mutating func isToBeIdentified(_ now: UInt64) -> Bool {
+    guard processID == 0 && now >= identification.at else { return false }
+    let isFirst = identification.at == 0
+    identification.at = now + identification.pause
+    identification.pause = min(identification.pause * 2, 2_000_000_000)
+    return !isFirst
   }
 
   func isPrivate(_ start: UInt64, _ end: UInt64) -> Bool { privateRanges.overlap(start, end) }

@@ -1,3 +1,4 @@
+import Glibc
 import Testing
 
 @testable import VSwapDaemon
@@ -49,5 +50,31 @@ import Testing
     #expect(registry.group(named: "b") == nil)
     registry.freeIdentifier(17, of: group)
     #expect(registry.identifiersForChild(in: group)?.id == 17)
+  }
+
+  /// A process that executes something else keeps its group, with its limit: what it executes finds that.
+  @Test func aGroupIsThereAsLongAsAProcessOfIt() throws {
+    let dictionaries = try Dictionaries.create()
+    defer { dictionaries.destroy() }
+    let registry = TargetRegistry(dictionaries: dictionaries, whenChanged: {}, log: { _ in })
+    let first = try #require(registry.enter(groupNamed: "a", limit: .fixed(pages: 5000)))
+    var ends: [Int32] = [0, 0]
+    #expect(pipe(&ends) == 0)
+    let family = try Mapping.create(name: "test-family", length: pageSize)
+    // The read end of a pipe stands for a pidfd: readable when the other one is closed.
+    var target: Target? = Target(
+      id: first.id, processID: 17, memoryID: 17, name: "a", group: first.group, counters: .create(), family: family,
+      statm: open("/dev/null", O_RDONLY), process: ends[0], isForked: false)
+    registry.targetEnded(target!, becauseOf: nil, isDetached: false)
+    target = nil
+    #expect(registry.anyGroup(named: "a") === first.group && registry.endedGroups().isEmpty)
+    first.group.account.setLimit(.fixed(pages: 6000))
+    let second = try #require(registry.enter(groupNamed: "a", limit: .none))
+    #expect(second.group === first.group && second.group.account.limit == 6000)
+    registry.freeIdentifier(second.id, of: second.group)
+    #expect(registry.groupsWithoutTargets().count == 1 && registry.remaining(of: first.group).map(\.processID) == [17])
+    close(ends[1])
+    registry.removeEndedProcesses()
+    #expect(registry.anyGroup(named: "a") == nil && registry.endedGroups().map(\.id) == ["a"])
   }
 }
