@@ -7,12 +7,14 @@
 #include <dirent.h>
 #include <errno.h>
 #include <fcntl.h>
+#include <grp.h>
 #include <link.h>
 #include <linux/fs.h>
 #include <linux/kcmp.h>
 #include <linux/magic.h>
 #include <sched.h>
 #include <signal.h>
+#include <stdbool.h>
 #include <stdio.h>
 #include <stdlib.h>
 #include <string.h>
@@ -100,7 +102,7 @@ int64_t vs_available_pages(void) {
   return kilobytes / 4;
 }
 
-int vs_thread_start(const char *name, size_t stack_size, void *(*start)(void *), void *argument) {
+int vs_thread_start(size_t stack_size, void *(*start)(void *), void *argument) {
   pthread_attr_t attributes;
   pthread_t thread;
   sigset_t all, before;
@@ -111,11 +113,12 @@ int vs_thread_start(const char *name, size_t stack_size, void *(*start)(void *),
   sigfillset(&all);
   pthread_sigmask(SIG_SETMASK, &all, &before);
   error = pthread_create(&thread, &attributes, start, argument);
-  if (error == 0) pthread_setname_np(thread, name);
   pthread_sigmask(SIG_SETMASK, &before, NULL);
   pthread_attr_destroy(&attributes);
   return -error;
 }
+
+void vs_name_thread(const char *name) { (void)pthread_setname_np(pthread_self(), name); }
 
 static int name_of(const char *path, struct sockaddr_un *name) {
   memset(name, 0, sizeof(*name));
@@ -141,17 +144,7 @@ int vs_seqpacket_listen(const char *path, mode_t mode) {
   return error;
 }
 
-int vs_accept(int fd, int timeout_seconds) {
-  int connection = accept4(fd, NULL, NULL, SOCK_CLOEXEC);
-  if (connection < 0) return -errno;
-  struct timeval time = {timeout_seconds, 0};
-  if (setsockopt(connection, SOL_SOCKET, SO_RCVTIMEO, &time, sizeof(time)) == 0 &&
-      setsockopt(connection, SOL_SOCKET, SO_SNDTIMEO, &time, sizeof(time)) == 0)
-    return connection;
-  int error = -errno;
-  close(connection);
-  return error;
-}
+int vs_accept(int fd) { return result_of(accept4(fd, NULL, NULL, SOCK_CLOEXEC)); }
 
 int vs_peer_of(int fd, struct vs_peer *peer) {
   struct ucred credentials;
@@ -161,9 +154,52 @@ int vs_peer_of(int fd, struct vs_peer *peer) {
   return 0;
 }
 
+int vs_peer_is_in_group(int fd, gid_t group) {
+  // As many as a process can have (NGROUPS_MAX).
+  socklen_t length = 65536 * sizeof(gid_t);
+  gid_t *groups = malloc(length);
+  if (!groups) return -ENOMEM;
+  int result = getsockopt(fd, SOL_SOCKET, SO_PEERGROUPS, groups, &length) != 0 ? -errno : 0;
+  for (size_t index = 0; result == 0 && index < length / sizeof(gid_t); index++) result = groups[index] == group;
+  free(groups);
+  return result;
+}
+
+int64_t vs_group_named(const char *name) {
+  struct group entry, *found = NULL;
+  char text[16384];
+  int error = getgrnam_r(name, &entry, text, sizeof(text), &found);
+  if (error != 0) return -error;
+  return found ? (int64_t)found->gr_gid : -ENOENT;
+}
+
 #define DESCRIPTORS 8
 
-int64_t vs_send(int fd, const void *data, size_t length, const int *descriptors, size_t count) {
+/// Waits until a socket is ready for `events`, or has failed. 0, or -ETIMEDOUT at `deadline`.
+static int wait_until(int fd, short events, uint64_t deadline) {
+  struct pollfd socket = {.fd = fd, .events = events};
+  while (true) {
+    uint64_t now = vs_monotonic_ns();
+    if (now >= deadline) return -ETIMEDOUT;
+    uint64_t left = deadline - now;
+    struct timespec time = {(time_t)(left / 1000000000), (long)(left % 1000000000)};
+    int ready = ppoll(&socket, 1, &time, NULL);
+    if (ready > 0) return 0;
+    if (ready < 0 && errno != EINTR) return -errno;
+  }
+}
+
+/// Whether a call that must not block is to be made again, since the socket has become ready; else `*error` says why not.
+static bool again(int fd, ssize_t result, short events, uint64_t deadline, int *error) {
+  if (result >= 0) return false;
+  *error = -errno;
+  if (errno == EINTR) return true;
+  if (errno != EAGAIN) return false;
+  *error = wait_until(fd, events, deadline);
+  return *error == 0;
+}
+
+int64_t vs_send(int fd, const void *data, size_t length, const int *descriptors, size_t count, uint64_t deadline) {
   struct iovec vector = {(void *)data, length};
   union {
     char buffer[CMSG_SPACE(sizeof(int) * DESCRIPTORS)];
@@ -182,12 +218,13 @@ int64_t vs_send(int fd, const void *data, size_t length, const int *descriptors,
     memcpy(CMSG_DATA(header), descriptors, sizeof(int) * count);
   }
   ssize_t sent;
-  do sent = sendmsg(fd, &message, MSG_NOSIGNAL);
-  while (sent < 0 && errno == EINTR);
-  return sent < 0 ? -errno : sent;
+  int error = 0;
+  do sent = sendmsg(fd, &message, MSG_NOSIGNAL | MSG_DONTWAIT);
+  while (again(fd, sent, POLLOUT, deadline, &error));
+  return sent < 0 ? error : sent;
 }
 
-int64_t vs_receive(int fd, void *data, size_t length, int *descriptor) {
+int64_t vs_receive(int fd, void *data, size_t length, int *descriptor, uint64_t deadline) {
   struct iovec vector = {data, length};
   union {
     char buffer[CMSG_SPACE(sizeof(int) * DESCRIPTORS)];
@@ -197,9 +234,13 @@ int64_t vs_receive(int fd, void *data, size_t length, int *descriptor) {
       .msg_iov = &vector, .msg_iovlen = 1, .msg_control = control.buffer, .msg_controllen = sizeof(control.buffer)};
   *descriptor = -1;
   ssize_t received;
-  do received = recvmsg(fd, &message, MSG_CMSG_CLOEXEC);
-  while (received < 0 && errno == EINTR);
-  if (received < 0) return -errno;
+  int error = 0;
+  do {
+    // The kernel has written to them when it refused the call before.
+    message.msg_controllen = sizeof(control.buffer);
+    received = recvmsg(fd, &message, MSG_CMSG_CLOEXEC | MSG_DONTWAIT);
+  } while (again(fd, received, POLLIN, deadline, &error));
+  if (received < 0) return error;
   for (struct cmsghdr *header = CMSG_FIRSTHDR(&message); header; header = CMSG_NXTHDR(&message, header)) {
     if (header->cmsg_level != SOL_SOCKET || header->cmsg_type != SCM_RIGHTS) continue;
     size_t count = (header->cmsg_len - CMSG_LEN(0)) / sizeof(int);
@@ -278,6 +319,38 @@ static int set_weight(pid_t thread, int nice) {
   if (syscall(SYS_sched_setattr, thread, &attributes, 0) == 0) return 0;
   if (thread == 0) thread = (pid_t)syscall(SYS_gettid);
   return result_of(setpriority(PRIO_PROCESS, (id_t)thread, nice));
+}
+
+/// From <linux/sched.h>, which does not go with <sched.h>.
+static const uint64_t reset_on_fork = 1;
+
+int vs_favour_agent(pid_t thread, struct vs_weight *before) {
+  struct attributes now = {0};
+  if (syscall(SYS_sched_getattr, thread, &now, sizeof(now), 0) != 0) return -errno;
+  // A real-time thread needs no favour.
+  if (now.policy != SCHED_OTHER && now.policy != SCHED_BATCH && now.policy != SCHED_IDLE) return -EINVAL;
+  *before = (struct vs_weight){.policy = (int32_t)now.policy, .nice = now.nice, .flags = now.flags};
+  struct attributes favoured = {
+      .size = sizeof(favoured), .policy = SCHED_OTHER, .flags = reset_on_fork, .nice = -19, .runtime = shortest_slice};
+  return result_of(syscall(SYS_sched_setattr, thread, &favoured, 0));
+}
+
+int vs_restore_weight(pid_t thread, struct vs_weight before) {
+  struct attributes attributes = {
+      .size = sizeof(attributes), .policy = (uint32_t)before.policy, .flags = before.flags & reset_on_fork, .nice = before.nice};
+  return result_of(syscall(SYS_sched_setattr, thread, &attributes, 0));
+}
+
+uint64_t vs_cpu_time_of_thread(pid_t thread) {
+  char path[64], text[128];
+  snprintf(path, sizeof(path), "/proc/%d/task/%d/schedstat", thread, thread);
+  int fd = open(path, O_RDONLY | O_CLOEXEC);
+  if (fd < 0) return 0;
+  ssize_t length = read(fd, text, sizeof(text) - 1);
+  close(fd);
+  if (length <= 0) return 0;
+  text[length] = 0;
+  return strtoull(text, NULL, 10);
 }
 
 int vs_humble_thread(void) { return set_weight(0, 19); }

@@ -6,11 +6,16 @@ public struct GroupStatus: Codable, Sendable, Equatable {
     case overLimit = "over_limit"
     /// Over its limit because the pool has no room.
     case poolFull = "pool_full"
+    /// Over its limit because its user has as much swapped out as one may.
+    case overQuota = "over_quota"
     /// Over its limit because what is resident cannot be evicted (pinned, shared, locked).
     case unevictable
   }
 
+  /// Its name; where another group has that too, "USER:NAME" or "USER:NAMESPACE:NAME", but for groups of the daemon's own user.
   public var id: String
+  /// Whose it is: a user identifier.
+  public var user: UInt32
   /// Bytes; 0 for none. Of an automatic limit, where it is now.
   public var limitBytes: Int
   public var limitMode: LimitMode
@@ -24,7 +29,7 @@ public struct GroupStatus: Codable, Sendable, Equatable {
   public var dictionary: DictionaryStatus?
 
   enum CodingKeys: String, CodingKey {
-    case id
+    case id, user
     case limitBytes = "limit_bytes"
     case limitMode = "limit_mode"
     case residentBytes = "resident_bytes"
@@ -33,10 +38,11 @@ public struct GroupStatus: Codable, Sendable, Equatable {
   }
 
   public init(
-    id: String, limitBytes: Int, limitMode: LimitMode, residentBytes: Int, swappedPages: Int, state: State,
+    id: String, user: UInt32 = 0, limitBytes: Int, limitMode: LimitMode, residentBytes: Int, swappedPages: Int, state: State,
     targets: [TargetStatus], totals: GroupTotals, dictionary: DictionaryStatus? = nil
   ) {
     self.id = id
+    self.user = user
     self.limitBytes = limitBytes
     self.limitMode = limitMode
     self.residentBytes = residentBytes

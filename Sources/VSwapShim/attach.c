@@ -131,7 +131,7 @@ bool shim_attach(enum vswap_kind kind, uint64_t token) {
                               .version = VSWAP_VERSION,
                               .kind = kind,
                               .agent = vswap_load(&shim->agent),
-                              .token = token,
+                              .token = kind == VSWAP_CHILD ? token : shim->pass,
                               .limit_bytes = shim->limit};
   memcpy(hello.group, shim->group, sizeof(hello.group));
   memcpy(hello.name, shim->name, sizeof(hello.name));
@@ -159,5 +159,10 @@ bool shim_attach(enum vswap_kind kind, uint64_t token) {
   memcpy(attach.private_end, shim->private_end, sizeof(attach.private_end));
   if (!send_message(&attach, sizeof(attach), kind == VSWAP_NEW ? shim->uffd : -1))
     return fail("the daemon closed the connection");
-  return receive_welcome(&welcome, NULL, 0);
+  if (!receive_welcome(&welcome, NULL, 0)) return false;
+  if (kind == VSWAP_CHILD) return true;  // of its parent's group
+  memcpy(shim->group, welcome.text, sizeof(shim->group));
+  shim->group[sizeof(shim->group) - 1] = 0;
+  shim->pass = welcome.token;
+  return true;
 }

@@ -76,7 +76,8 @@ struct shim {
   uint64_t no_threads[64];  // what the agent has in the place of a thread control block
   char path[108];
   char fallback_path[108];
-  char group[VSWAP_GROUP_MAX];
+  char group[VSWAP_GROUP_MAX];  // empty until the daemon has made a name, if none was asked for
+  uint64_t pass;                // of that group, or of the one that this program was started in
   char name[VSWAP_NAME_MAX];
   char failure[VSWAP_TEXT_MAX];
   struct shim_thread threads[SHIM_THREADS];

@@ -74,8 +74,9 @@ final class EmbeddedDaemon {
     guard let template = strdup("\(parent)/vswapd.XXXXXX") else { throw systemRefusal("no memory") }
     defer { free(template) }
     guard let made = mkdtemp(template) else { throw systemRefusal("cannot make a directory in \(parent)") }
-    // Processes of CMD that change their user must reach attach.sock; control.sock stays the owner's.
-    chmod(made, 0o711)
+    // What root starts may become another user, and must reach attach.sock then: it shows the pass of its group. control.sock stays root's, and
+    // nobody else's program is served.
+    if geteuid() == 0 { chmod(made, 0o711) }
     return String(cString: made)
   }
 

@@ -11,6 +11,7 @@ enum TargetEnvironment {
       "VSWAP_SOCKET=\(socket)",
       variable(limit),
       "VSWAP_GROUP",
+      "VSWAP_PASS",
       "VSWAP_REQUIRED",
     ]
   }
@@ -28,7 +29,7 @@ enum TargetEnvironment {
     let others = otherPreloads()
     return [
       others.isEmpty ? "LD_PRELOAD" : "LD_PRELOAD=" + others.joined(separator: ":"),
-      "VSWAP_SOCKET", "VSWAP_LIMIT", "VSWAP_GROUP", "VSWAP_REQUIRED",
+      "VSWAP_SOCKET", "VSWAP_LIMIT", "VSWAP_GROUP", "VSWAP_PASS", "VSWAP_REQUIRED",
     ]
   }
 

@@ -14,7 +14,10 @@ struct ServeCommand: ParsableCommand {
       start, 64 for wrong options.
       """)
 
-  @Option(help: ArgumentHelp("Read settings from a JSON file (runtime_dir, pool_limit, swap).", valueName: "file"))
+  @Option(
+    help: ArgumentHelp(
+      "Read settings from a JSON file (runtime_dir, pool_limit, swap, attach_group, attach_everyone, user_processes, user_swapped).",
+      valueName: "file"))
   var config: String?
 
   @Option(
@@ -91,7 +94,8 @@ struct ServeCommand: ParsableCommand {
       runtimeDirectory: RuntimePaths.absolute(directory),
       poolLimitBytes: (try? poolLimitBytes()) ?? file?.poolLimitBytes,
       swapAreas: (file?.swapAreas ?? []) + ((try? swapAreas()) ?? []),
-      embedded: embedded)
+      attachGroup: file?.attachGroup, attachEveryone: file?.attachEveryone ?? false,
+      userProcesses: file?.userProcesses, userSwappedBytes: file?.userSwappedBytes, embedded: embedded)
   }
 
   /// systemd names the service's directory in RUNTIME_DIRECTORY, whatever user the service runs as.

@@ -39,18 +39,25 @@ int vs_wait_readable(int fd, uint64_t microseconds);
 /// Pages of memory that can be had without swapping (MemAvailable); 0 where that cannot be read.
 int64_t vs_available_pages(void);
 
-/// Starts a detached thread with all signals blocked. `name` has at most 15 characters.
-int vs_thread_start(const char *name, size_t stack_size, void *(*start)(void *), void *argument);
+/// Starts a detached thread with all signals blocked. It may have ended, and its memory may be gone, when this returns.
+int vs_thread_start(size_t stack_size, void *(*start)(void *), void *argument);
+/// Names the calling thread, with at most 15 characters.
+void vs_name_thread(const char *name);
 
 /// Listens on a new SOCK_SEQPACKET socket at `path`, which must not exist. Mode `mode`.
 int vs_seqpacket_listen(const char *path, mode_t mode);
-int vs_accept(int fd, int timeout_seconds);
+/// The next connection; what is sent and received on it waits by deadlines only.
+int vs_accept(int fd);
 int vs_peer_of(int fd, struct vs_peer *peer);
-/// One packet with up to 8 descriptors.
-int64_t vs_send(int fd, const void *data, size_t length, const int *descriptors, size_t count);
+/// Whether the peer had that supplementary group when it connected: 1, 0, or -errno.
+int vs_peer_is_in_group(int fd, gid_t group);
+/// The number of a group, or -errno; -ENOENT: there is none of that name.
+int64_t vs_group_named(const char *name);
+/// One packet with up to 8 descriptors. -ETIMEDOUT: there was no room for it until `deadline` (vs_monotonic_ns).
+int64_t vs_send(int fd, const void *data, size_t length, const int *descriptors, size_t count, uint64_t deadline);
 /// One packet with at most one descriptor (-1: none came). Surplus descriptors are closed. A packet longer than `length` is an
-/// error (-EMSGSIZE); 0: the peer has gone.
-int64_t vs_receive(int fd, void *data, size_t length, int *descriptor);
+/// error (-EMSGSIZE); 0: the peer has gone; -ETIMEDOUT: nothing came until `deadline` (vs_monotonic_ns).
+int64_t vs_receive(int fd, void *data, size_t length, int *descriptor, uint64_t deadline);
 
 /// How long the calling thread has waited for a CPU so far, in nanoseconds, and how often it got one. 0 or -errno.
 int vs_run_delay(uint64_t *delay, uint64_t *runs);
@@ -102,6 +109,18 @@ pid_t vs_process_of(int pidfd);
 int vs_shares_memory(pid_t other, pid_t process);
 /// Whether a descriptor is a userfaultfd, and not something that answers like one.
 int vs_is_userfaultfd(int fd);
+/// A thread's share of its CPU.
+struct vs_weight {
+  int32_t policy;
+  int32_t nice;
+  uint64_t flags;
+};
+/// The same for a thread of another process, which does not hand that on to what it starts; `before` is what it was. 0 or -errno.
+int vs_favour_agent(pid_t thread, struct vs_weight *before);
+/// Takes that back. 0 or -errno.
+int vs_restore_weight(pid_t thread, struct vs_weight before);
+/// CPU time that a thread has used, in nanoseconds; 0 where it cannot be read.
+uint64_t vs_cpu_time_of_thread(pid_t thread);
 
 /// Bytes of an open block device, or -errno.
 int64_t vs_device_size(int fd);

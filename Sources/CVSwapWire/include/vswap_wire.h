@@ -6,7 +6,7 @@
 //   daemon -> agent   welcome    + ring memfd, family memfd, eventfd, /dev/userfaultfd
 //   daemon -> agent   welcome    + the userfaultfd inherited over fork (children only)
 //   agent -> daemon   attach     where my mappings are; + the new target's userfaultfd
-//   daemon -> agent   welcome    status only: the target is served from here on
+//   daemon -> agent   welcome    the group's name and pass: the target is served from here on
 //
 // Afterwards the socket only tells each side when the other has gone. All work goes through the
 // ring: a memfd made and sealed by the daemon, two command banks that alternate, and one frame per page of
@@ -41,7 +41,7 @@ struct vswap_hello {
   uint32_t version;
   uint32_t kind;
   uint32_t agent;        // the agent's process number, as faults name it: in the target's namespace
-  uint64_t token;        // VSWAP_CHILD: what the identity page says
+  uint64_t token;        // VSWAP_CHILD: what the identity page says; VSWAP_NEW: the pass of the group that it was started in, or 0
   uint64_t limit_bytes;  // 0: none; or VSWAP_LIMIT_AUTO
   char group[VSWAP_GROUP_MAX];
   char name[VSWAP_NAME_MAX];
@@ -50,8 +50,8 @@ struct vswap_hello {
 struct vswap_welcome {
   uint32_t magic;
   uint32_t status;
-  uint64_t token;
-  char text[VSWAP_TEXT_MAX];
+  uint64_t token;             // with the last one: the pass of the group, for what the program starts
+  char text[VSWAP_TEXT_MAX];  // with the last one: the group's name; VSWAP_REFUSED: why
 };
 
 struct vswap_attach {

@@ -8,6 +8,7 @@ final class LimitKeeper: @unchecked Sendable {
   private let registry: TargetRegistry
   private let budget: FrameBudget
   private let bell: Int32
+  private var quotas: QuotaWatch
   private var known: [ObjectIdentifier: Memory] = [:]
   /// Children without an agent: process number to an open statm, and the target that named them.
   private var young: [Int32: (statm: Int32, parent: UInt32)] = [:]
@@ -45,7 +46,8 @@ final class LimitKeeper: @unchecked Sendable {
   private static let fastestGrowth = 1024
 
   /// `bell` is an eventfd, rung when there is something new to look at.
-  init(registry: TargetRegistry, budget: FrameBudget, bell: Int32) {
+  init(registry: TargetRegistry, budget: FrameBudget, bell: Int32, quotas: QuotaWatch) {
+    self.quotas = quotas
     self.registry = registry
     self.budget = budget
     self.bell = bell
@@ -66,7 +68,9 @@ final class LimitKeeper: @unchecked Sendable {
     while true {
       var pause = 1_000_000
       var present: Set<ObjectIdentifier> = []
-      for (group, targets) in registry.snapshot() {
+      let groups = registry.snapshot()
+      quotas.look(at: groups, now: vs_monotonic_ns())
+      for (group, targets) in groups {
         present.insert(ObjectIdentifier(group))
         pause = min(pause, look(at: group, targets))
       }
@@ -220,7 +224,8 @@ final class LimitKeeper: @unchecked Sendable {
   /// otherwise make everybody wait for another round in vain.
   private func judge(_ targets: [Target], _ memory: inout Memory, _ account: GroupAccount, isOverLow: Bool) {
     let now = vs_monotonic_ns()
-    if isUnreclaimable(targets, &memory, now) && isOverLow { memory.unreclaimableUntil = now + 200_000_000 }
+    let isStuck = isUnreclaimable(targets, &memory, now) || account.isOverQuota
+    if isStuck && isOverLow { memory.unreclaimableUntil = now + 200_000_000 }
     account.unreclaimable = now < memory.unreclaimableUntil && isOverLow
   }
 

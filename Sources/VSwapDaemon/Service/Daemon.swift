@@ -14,6 +14,7 @@ public final class Daemon: @unchecked Sendable {
   /// Held while an area is opened, so that two requests for one path take turns.
   let openingArea = Lock.create()
   let startedAt = vs_monotonic_ns()
+  let names: GroupNames
   private let compressor: Compressor
   private let unpackers: Unpackers
   private let haltPolling = HaltPolling.create()
@@ -29,9 +30,11 @@ public final class Daemon: @unchecked Sendable {
   private static let keptFrames = 2048
   /// Slots for 256 GiB of pages; the table takes RAM for those in use only.
   private static let maximumSlots = 1 << 26
+  private static let maximumChunks = maximumSlots / 64
   static let poolReserve = 64 << 30
 
-  private init(poolLimitBytes: Int) throws(KernelError) {
+  private init(poolLimitBytes: Int, quota: UserQuota) throws(KernelError) {
+    names = GroupNames(user: geteuid(), namespace: try Handshake.namespace(ofProcess: "self"))
     let logger = Logger(label: "vswapd") { StreamLogHandler.standardError(label: $0) }
     self.logger = logger
     let changed = vs_eventfd()
@@ -42,20 +45,24 @@ public final class Daemon: @unchecked Sendable {
     layer = try .create(
       maximumSlots: Self.maximumSlots, cacheFrames: Self.cacheFrames, poolReserveBytes: Self.poolReserve,
       poolLimitBytes: min(poolLimitBytes, Self.poolReserve))
-    chunks = try .create(maximumChunks: Self.maximumSlots / 64)
+    chunks = try .create(maximumChunks: Self.maximumChunks)
     budget = layer.budget
     let log: @Sendable (String) -> Void = { text in logger.warning("\(text)") }
     registry = TargetRegistry(
-      dictionaries: layer.dictionaries,
+      dictionaries: layer.dictionaries, quota: quota,
       // The keeper has to know of a target before that grows; this process's main thread may have to wait for a CPU.
       whenJoined: { _ = vs_eventfd_signal(keeperBell) },
       whenChanged: { _ = vs_eventfd_signal(changed) }, log: log)
     compressor = try Compressor(layer: layer, budget: budget, keep: Self.keptFrames)
     unpackers = try .create(workers: min(4, sysconf(Int32(_SC_NPROCESSORS_ONLN))), layer: layer)
-    keeper = LimitKeeper(registry: registry, budget: budget, bell: keeperBell)
     writeback = try Writeback(layer: layer, budget: budget)
     areas = SwapAreas(
       layer: layer, files: .create(), writeback: writeback, sink: TargetSink(registry: registry), log: log)
+    let capacity: @Sendable () -> Int = { [layer, areas] in
+      areas.list().reduce(layer.pool.limitBytes) { $0 + $1.sizeBytes } / pageSize
+    }
+    keeper = LimitKeeper(
+      registry: registry, budget: budget, bell: keeperBell, quotas: QuotaWatch(quota: quota, capacity: capacity))
     compressor.whenFull = { [writeback, registry, layer] in
       writeback.nudge()
       if layer.mustDropCopies { for pager in registry.pagers() { pager.nudge() } }
@@ -81,15 +88,17 @@ public final class Daemon: @unchecked Sendable {
   private static func serve(
     _ configuration: ServiceConfiguration, _ device: Int32, _ directory: RuntimeDirectory
   ) throws -> Int32 {
+    let policy = try configuration.attachPolicy()
     _ = vs_raise_descriptor_limit(1 << 19)
     // Without it the daemon works as well, and is larger.
     _ = vs_return_freed_memory()
     let signals = vs_signal_descriptor()
     guard signals >= 0 else { throw KernelError(call: "signalfd", code: -signals) }
-    let daemon = try Daemon(poolLimitBytes: configuration.poolLimitBytes ?? defaultPoolLimit())
+    let daemon = try Daemon(
+      poolLimitBytes: configuration.poolLimitBytes ?? defaultPoolLimit(), quota: configuration.userQuota(chunks: maximumChunks))
     defer { daemon.areas.closeAll() }
     try daemon.openAreas(configuration.swapAreas)
-    let attach = try daemon.makeAttachServer(device, directory, embedded: configuration.embedded != nil)
+    let attach = try daemon.makeAttachServer(device, directory, policy)
     let control = try ControlServer(
       plane: daemon, socketPath: RuntimePaths.controlSocket(in: directory.path))
     let cpus = sysconf(Int32(_SC_NPROCESSORS_ONLN))
@@ -122,15 +131,14 @@ public final class Daemon: @unchecked Sendable {
   }
 
   private func makeAttachServer(
-    _ device: Int32, _ directory: RuntimeDirectory, embedded: Bool
+    _ device: Int32, _ directory: RuntimeDirectory, _ policy: AttachPolicy
   ) throws(KernelError) -> AttachServer {
     let handshake = Handshake(
       registry: registry, layer: layer, chunks: chunks, budget: budget, compressor: compressor, unpackers: unpackers,
-      haltPolling: haltPolling, files: areas.files, device: device)
+      haltPolling: haltPolling, files: areas.files, device: device, policy: policy)
     let logger = self.logger
-    // A target of another user is served too; what is embedded serves one command, whose processes may change their user.
     return try AttachServer(
-      path: RuntimePaths.attachSocket(in: directory.path), handshake: handshake, mode: 0o666,
+      path: RuntimePaths.attachSocket(in: directory.path), handshake: handshake, queue: HandshakeQueue(),
       log: { logger.error("\($0)") })
   }
 

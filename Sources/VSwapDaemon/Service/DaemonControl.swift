@@ -6,13 +6,16 @@ import VSwapAPI
 extension Daemon: ControlPlane {
   func status() -> DaemonStatus {
     let now = layer.statistics()
+    let (present, ended) = (registry.snapshot(), registry.endedGroups())
+    let keys = Set(present.map(\.group.key) + ended.map(\.key))
+    let name = { [names] (key: GroupKey) in names.text(for: key, among: keys) }
     defer { _ = vs_eventfd_signal(changed) }
     return DaemonStatus(
       pid: getpid(), uptimeSeconds: Double(vs_monotonic_ns() - startedAt) / 1e9, pool: poolStatus(now),
       cache: PageCount(pages: now.cachedPages), zero: PageCount(pages: now.zeroPages),
       metadataBytes: now.metadataBytes + chunks.metadataBytes, areas: areas.list().map(Self.areaStatus),
-      groups: registry.snapshot().map(groupStatus),
-      endedGroups: registry.endedGroups().map(endedStatus))
+      groups: present.map { groupStatus($0, called: name($0.group.key)) },
+      endedGroups: ended.map { endedStatus($0, called: name($0.key)) })
   }
 
   private func poolStatus(_ now: SlotStatistics) -> PoolStatus {
@@ -23,10 +26,10 @@ extension Daemon: ControlPlane {
       cleanCopies: now.copies, reusedCopies: now.reusedCopies)
   }
 
-  private func groupStatus(_ entry: (group: Group, targets: [Target])) -> GroupStatus {
+  private func groupStatus(_ entry: (group: Group, targets: [Target]), called name: String) -> GroupStatus {
     let account = entry.group.account
     return GroupStatus(
-      id: entry.group.id, limitBytes: Self.limitBytes(account.currentLimit, account.autoPages),
+      id: name, user: entry.group.key.user, limitBytes: Self.limitBytes(account.currentLimit, account.autoPages),
       limitMode: Self.mode(account.currentLimit), residentBytes: account.resident * pageSize,
       swappedPages: account.swapped, state: state(of: account),
       targets: entry.targets.map { targetStatus($0) }, totals: totals(TargetRegistry.totals(of: entry.group)),
@@ -51,6 +54,7 @@ extension Daemon: ControlPlane {
 
   private func state(of account: GroupAccount) -> GroupStatus.State {
     guard let limit = account.limit, account.resident > limit else { return .ok }
+    if account.isOverQuota { return .overQuota }
     if budget.isStuck { return .poolFull }
     return account.unreclaimable ? .unevictable : .overLimit
   }
@@ -63,10 +67,10 @@ extension Daemon: ControlPlane {
       refaults: counters.refaults, zeroFills: counters.zeroFills, state: counters.wanted > 0 ? "evicting" : "ok")
   }
 
-  private func endedStatus(_ ended: TargetRegistry.Ended) -> GroupStatus {
+  private func endedStatus(_ ended: TargetRegistry.Ended, called name: String) -> GroupStatus {
     GroupStatus(
-      id: ended.id, limitBytes: Self.limitBytes(ended.limit, ended.autoPages), limitMode: Self.mode(ended.limit),
-      residentBytes: 0, swappedPages: 0, state: .ok,
+      id: name, user: ended.key.user, limitBytes: Self.limitBytes(ended.limit, ended.autoPages),
+      limitMode: Self.mode(ended.limit), residentBytes: 0, swappedPages: 0, state: .ok,
       targets: [], totals: totals(ended.totals), dictionary: ended.dictionary.map(Self.dictionaryStatus))
   }
 
@@ -100,7 +104,7 @@ extension Daemon: ControlPlane {
     let wanted = targets.reduce(0) { $0 + $1.counters.swapped }
     if let limit = account.limit, account.resident + wanted > limit {
       let over = ByteSize.format((account.resident + wanted - limit) * pageSize)
-      let group = targets[0].group.id
+      let group = targets[0].group.key.name
       throw ControlError(
         .notPossible, "the pages would exceed the group's limit by \(over); raise it first: vswapctl limit \(group) none")
     }
@@ -110,7 +114,7 @@ extension Daemon: ControlPlane {
   }
 
   func setLimit(group id: String, limit: MemoryLimit) throws(ControlError) {
-    guard let found = registry.group(named: id) else { throw ControlError(.notFound, "there is no group \(id)") }
+    let found = try findGroup(id)
     switch limit {
     case .none: found.group.account.setLimit(.none)
     case .fixed(let bytes): found.group.account.setLimit(.fixed(pages: max(1, bytes / pageSize)))
@@ -150,11 +154,19 @@ extension Daemon: ControlPlane {
       guard let target = registry.target(processID: pid) else { throw Self.unknown(pid) }
       return [target]
     case .group(let id):
-      guard let found = registry.group(named: id), !found.targets.isEmpty else {
-        throw ControlError(.notFound, "there is no group \(id)")
-      }
-      return found.targets
+      return try findGroup(id).targets
     }
+  }
+
+  private func findGroup(_ text: String) throws(ControlError) -> (group: Group, targets: [Target]) {
+    let found = registry.groups(called: text, by: names)
+    guard let first = found.first else { throw ControlError(.notFound, "there is no group \(text)") }
+    guard found.count == 1 else {
+      let keys = Set(found.map(\.group.key))
+      let texts = found.map { names.text(for: $0.group.key, among: keys) }.joined(separator: ", ")
+      throw ControlError(.notPossible, "there are several groups \(text); name one of these: \(texts)")
+    }
+    return first
   }
 
   private static let patience = 120_000

@@ -32,7 +32,7 @@ struct PageTable: @unchecked Sendable {
   private let arena: ChunkArena
   private var directory: Mapping
   private var capacity: Int
-  private var chunkCount = 0
+  private(set) var chunkCount = 0
   /// Entries that are slots.
   private(set) var slotCount = 0
   /// Entries of resident pages that have clean copies.

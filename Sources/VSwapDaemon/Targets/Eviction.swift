@@ -85,7 +85,7 @@ extension TargetState {
 
   /// Gives the agent as many commands as are wanted, and as it has banks and the cache has frames for.
   mutating func pushCommands(_ budget: FrameBudget, _ map: inout MemoryMap, layer: SlotLayer) {
-    while !requestGranted, !pending.isUnsettled, let bank = link!.idleBank() {
+    while !account.isOverQuota, !requestGranted, !pending.isUnsettled, let bank = link!.idleBank() {
       // What is on its way counts, or every round of reclaim would end a command too late.
       let pages = counters.wanted - link!.outstandingPages
       if pages <= 0 || vs_monotonic_ns() < sweep.pausedUntil { return }

@@ -16,6 +16,7 @@ struct GroupAccount: @unchecked Sendable {
     let swapped = Atomic<Int>(0)
     let peakSwapped = Atomic<Int>(0)
     let unreclaimable = Atomic<Bool>(false)
+    let isOverQuota = Atomic<Bool>(false)
     let evictions = Atomic<Int>(0)
     let faults = Atomic<Int>(0)
     let refaults = Atomic<Int>(0)
@@ -112,6 +113,12 @@ struct GroupAccount: @unchecked Sendable {
   var unreclaimable: Bool {
     get { fields.pointee.unreclaimable.load(ordering: .relaxed) }
     nonmutating set { fields.pointee.unreclaimable.store(newValue, ordering: .relaxed) }
+  }
+
+  /// The group's user has swapped out as much as one may: eviction stands still. Set by the keeper.
+  var isOverQuota: Bool {
+    get { fields.pointee.isOverQuota.load(ordering: .relaxed) }
+    nonmutating set { fields.pointee.isOverQuota.store(newValue, ordering: .relaxed) }
   }
 
   /// Pages kept free below the limit while memory grows in mappings that are not registered yet: as much can appear before the next

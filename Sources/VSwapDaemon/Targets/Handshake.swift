@@ -4,7 +4,7 @@ import Glibc
 
 /// The daemon's side of attaching: from an accepted connection to a pager that serves the target.
 ///
-/// Runs on the thread that becomes the pager's, so a slow or hostile peer keeps nobody else waiting; the socket's time limit ends it.
+/// Runs on the thread that becomes the pager's, so a slow or hostile peer keeps nobody else waiting; one deadline for all of its messages ends it.
 struct Handshake {
   /// Why a process is not served; the text goes to its shim.
   struct Refusal: Error {
@@ -21,32 +21,44 @@ struct Handshake {
   let files: AreaFiles
   /// /dev/userfaultfd, opened by the daemon: it works for any user of the target.
   let device: Int32
+  let policy: AttachPolicy
+  // Of one connection.
+  /// Who is at the other end, as the kernel says.
+  var peer = vs_peer()
+  /// When it has to be through with all of its messages (vs_monotonic_ns).
+  var deadline: UInt64 = 0
 
-  /// Serves the connection to its end.
-  func run(_ connection: Int32) {
+  /// How long a handshake may take. The library gives up after twice that.
+  private static let nanoseconds: UInt64 = 10_000_000_000
+
+  /// Serves the connection to its end. `whenOver` is called when the handshake has ended, however that came.
+  func run(_ connection: Int32, from peer: vs_peer, whenOver: () -> Void) {
+    var handshake = self
+    handshake.peer = peer
+    handshake.deadline = vs_monotonic_ns() + Self.nanoseconds
+    var pager: Pager?
     do {
-      let pager = try attach(connection)
-      pager.run()
+      pager = try handshake.attach(connection)
     } catch let refusal as Refusal {
-      refuse(connection, refusal.text)
+      handshake.refuse(connection, refusal.text)
     } catch {
-      refuse(connection, "\(error)")
+      handshake.refuse(connection, "\(error)")
     }
+    whenOver()
+    pager?.run()
   }
 
-  private func refuse(_ connection: Int32, _ text: String) {
+  /// Says why not, if that can be said at once, and closes the connection.
+  func refuse(_ connection: Int32, _ text: String) {
     var welcome = vswap_welcome()
     welcome.magic = VSWAP_MAGIC
     welcome.status = UInt32(VSWAP_REFUSED.rawValue)
     Wire.set(&welcome.text, to: text)
-    _ = vs_send(connection, &welcome, MemoryLayout<vswap_welcome>.size, nil, 0)
+    _ = vs_send(connection, &welcome, MemoryLayout<vswap_welcome>.size, nil, 0, 0)
     close(connection)
   }
 
   private func attach(_ connection: Int32) throws -> Pager {
-    var peer = vs_peer()
-    let status = vs_peer_of(connection, &peer)
-    guard status == 0 else { throw KernelError(call: "getsockopt", code: -status) }
     var passed: Int32 = -1
     let hello = try receive(connection, vswap_hello(), &passed)
     do {
@@ -55,7 +67,10 @@ struct Handshake {
       }
       let program = try program(ofAgent: peer.pid, passed)
       switch hello.kind {
-      case UInt32(VSWAP_NEW.rawValue): return try attachNew(connection, hello, program)
+      case UInt32(VSWAP_NEW.rawValue):
+        guard policy.allows(peer, on: connection) || registry.isPass(hello.token, forGroupNamed: Wire.text(hello.group))
+        else { throw Refusal(text: policy.refusal(of: peer.uid)) }
+        return try attachNew(connection, hello, program)
       case UInt32(VSWAP_CHILD.rawValue): return try attachChild(connection, hello, program)
       default: throw Refusal(text: "the preload library asked for something unknown")
       }
@@ -99,17 +114,16 @@ struct Handshake {
   private func stateOfNew(
     _ hello: vswap_hello, _ endpoint: Endpoint, _ attach: vswap_attach, _ uffd: Userfault
   ) throws -> (member: Pager.Member, group: Group) {
+    let key = try groupKey(hello, endpoint.program.processID)
     try uffd.negotiate()
     try uffd.register(attach.staging_address, UInt64(VSWAP_BANK_PAGES) * UInt64(pageSize))
     try uffd.register(attach.identity_address, UInt64(pageSize))
     try prove(uffd, endpoint, attach.identity_address)
     let table = try PageTable.create(arena: chunks)
-    let given = Wire.text(hello.group)
-    let name = given.isEmpty ? "\(Wire.text(hello.name))-\(endpoint.program.processID)" : given
-    guard let (group, id, token) = registry.enter(groupNamed: name, limit: Self.limit(hello.limit_bytes)) else {
+    guard let (group, id, token) = registry.enter(key, pass: hello.token, limit: Self.limit(hello.limit_bytes)) else {
       var table = table
       table.destroy(layer: layer)
-      throw Refusal(text: "the daemon serves \(TargetRegistry.maximumTargets) address spaces already")
+      throw Refusal(text: registry.refusal(of: key.user))
     }
     let member = Pager.Member.allocate(capacity: 1)
     member.initialize(
@@ -130,6 +144,24 @@ struct Handshake {
     guard filled == Int64(pageSize), endpoint.shows(secret, at: address) else {
       throw Refusal(text: "the userfaultfd is none of the process that passed it")
     }
+  }
+
+  /// The group that a new program asks for. Without a name it gets one of its own, by the number that the daemon knows it by.
+  private func groupKey(_ hello: vswap_hello, _ processID: Int32) throws -> GroupKey {
+    let given = Wire.text(hello.group)
+    guard let name = GroupNames.name(in: given, of: peer.uid) else {
+      throw Refusal(text: "group \(given) is not of user \(peer.uid); name one without a number and a colon in front")
+    }
+    return GroupKey(
+      user: peer.uid, namespace: try Self.namespace(ofProcess: "\(processID)"),
+      name: name.isEmpty ? "\(Wire.text(hello.name))-\(processID)" : name)
+  }
+
+  /// The PID namespace of a process ("self": the daemon), which is its inode.
+  static func namespace(ofProcess process: String) throws(KernelError) -> UInt64 {
+    var facts = stat()
+    guard stat("/proc/\(process)/ns/pid", &facts) == 0 else { throw .last("stat") }
+    return UInt64(facts.st_ino)
   }
 
   private static func limit(_ bytes: UInt64) -> GroupLimit {
@@ -194,13 +226,13 @@ struct Handshake {
       id: member.pointee.id, processID: endpoint.program.processID, name: Wire.text(hello.name), group: state.group,
       counters: member.pointee.counters, family: endpoint.family, statm: endpoint.statm, isForked: isForked)
     member.pointee.processID = endpoint.program.agent
+    member.pointee.agent = Int32(bitPattern: hello.agent)
     member.pointee.pagemap = endpoint.pagemap
     member.pointee.link = AgentLink(
       socket: connection, program: endpoint.program.pidfd, ring: endpoint.ring, doorbell: endpoint.doorbell)
     let pager = Pager(
       target: target, state: member, family: registry, mailbox: endpoint.mailbox, quiet: endpoint.quiet,
       buffers: endpoint.buffers, budget: budget, compressor: compressor, haltPolling: haltPolling)
-    member.pointee.agent = Int32(bitPattern: hello.agent)
     member.pointee.publishToAgent()
     // A child comes with slots.
     member.pointee.publishSwapped()
@@ -209,10 +241,8 @@ struct Handshake {
     _ = vs_favour_thread(0)
     // From here on a swapoff may map pages there: nothing of the state is touched any more but by the pager.
     registry.join(target, servedBy: pager)
-    // The agent does what direct reclaim does in the kernel, and has to get its turn beside threads that allocate.
-    _ = vs_favour_thread(endpoint.program.agent)
     // A peer that has gone in the meantime is noticed by the pager.
-    try? send(connection, [])
+    try? send(connection, [], of: state.group)
     return pager
   }
 
@@ -221,19 +251,23 @@ struct Handshake {
       connection, [endpoint.ring.descriptor, endpoint.family.descriptor, endpoint.doorbell, device])
   }
 
-  private func send(_ connection: Int32, _ descriptors: [Int32]) throws {
+  private func send(_ connection: Int32, _ descriptors: [Int32], of group: Group? = nil) throws {
     var welcome = vswap_welcome()
     welcome.magic = VSWAP_MAGIC
     welcome.status = UInt32(VSWAP_OK.rawValue)
+    if let group {
+      welcome.token = group.pass
+      Wire.set(&welcome.text, to: group.key.name)
+    }
     let length = MemoryLayout<vswap_welcome>.size
-    let sent = vs_send(connection, &welcome, length, descriptors, descriptors.count)
+    let sent = vs_send(connection, &welcome, length, descriptors, descriptors.count, deadline)
     guard sent == Int64(length) else { throw KernelError(call: "sendmsg", code: Int32(truncatingIfNeeded: -sent)) }
   }
 
   private func receive<Message>(_ connection: Int32, _ empty: Message, _ descriptor: inout Int32) throws -> Message {
     var message = empty
     let length = MemoryLayout<Message>.size
-    let received = withUnsafeMutableBytes(of: &message) { vs_receive(connection, $0.baseAddress, length, &descriptor) }
+    let received = withUnsafeMutableBytes(of: &message) { vs_receive(connection, $0.baseAddress, length, &descriptor, deadline) }
     guard received == Int64(length) else {
       if descriptor >= 0 { close(descriptor) }
       descriptor = -1

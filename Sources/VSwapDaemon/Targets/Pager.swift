@@ -97,6 +97,7 @@ final class Pager: @unchecked Sendable {
   private var roundsSinceLook = 0
   private var roundsPerLook = 16
   private var stallClock = StallClock()
+  private var boost: AgentBoost
   private var evictRequest: (promise: Promise<EvictResult>, before: Int, roundsBefore: Int, goal: Int)?
   private var grantedRange: Range<UInt64>?
   /// Monotonic nanoseconds of the next look whether the program executes something else.
@@ -120,6 +121,7 @@ final class Pager: @unchecked Sendable {
     layer = buffers.layer
     members = [state]
     map = MemoryMap(processID: state.pointee.processID)
+    boost = AgentBoost(agent: state.pointee.processID, of: target.processID)
     self.buffers.pager = .passUnretained(self)
   }
 
@@ -336,6 +338,7 @@ final class Pager: @unchecked Sendable {
 
   /// Before the agent's descriptors are closed: the agent has the doorbell, too, and may ring on.
   private func unwatch(_ link: AgentLink) {
+    boost.end()
     vs_epoll_remove(quiet, link.doorbell)
     vs_epoll_remove(quiet, link.socket)
     vs_epoll_remove(quiet, link.program)
@@ -348,6 +351,7 @@ final class Pager: @unchecked Sendable {
     // Slots are not held on to for a stream that has ended.
     if buffers.ahead.pointee.isActive { result = result < 0 ? 20 : min(result, 20) }
     if hasTarget, members[0].pointee.counters.wanted > 0 { result = result < 0 ? 5 : min(result, 5) }
+    if boost.isOn { result = result < 0 ? 50 : min(result, 50) }
     if buffers.reader.hasQueued { result = 1 }
     if hasTarget, let link = members[0].pointee.link, link.isDeserted && !link.isDismissed { result = result < 0 ? 50 : min(result, 50) }
     return result
@@ -471,12 +475,14 @@ final class Pager: @unchecked Sendable {
       member.pointee.counters.unregisteredGrowth = false
       try? member.pointee.registerGrowth(&map, layer: layer)
     }
+    member.pointee.counters.chunks = members.reduce(0) { $0 + $1.pointee.table.chunkCount }
     evict(member)
     finishEvictRequest(member)
   }
 
   private func evict(_ member: Member) {
-    guard member.pointee.link!.isOutstanding || member.pointee.counters.wanted > 0 else { return }
+    guard member.pointee.link!.isOutstanding || member.pointee.counters.wanted > 0 else { return boost.idle() }
+    boost.asked(pages: member.pointee.counters.evictions)
     if member.pointee.retireCommands(budget) { compressor.nudge() }
     member.pointee.sweep.leaveOut(member.pointee.counters)
     member.pointee.pushCommands(budget, &map, layer: layer)

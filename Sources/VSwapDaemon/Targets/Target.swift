@@ -44,7 +44,9 @@ final class Target: @unchecked Sendable {
 
 /// Processes that share one limit.
 final class Group: @unchecked Sendable {
-  let id: String
+  let key: GroupKey
+  /// What members hand on to what they start: who shows it is of the group, whatever user it has become.
+  let pass: UInt64
   let account: GroupAccount
   // Under the registry's lock.
   var targets: [Target] = []
@@ -57,8 +59,9 @@ final class Group: @unchecked Sendable {
   /// The first one: what its dictionary goes by. 0: it has no address space.
   var domain: UInt32 = 0
 
-  init(id: String, limit: GroupLimit) {
-    self.id = id
+  init(key: GroupKey, pass: UInt64, limit: GroupLimit) {
+    self.key = key
+    self.pass = pass
     account = .create(limit: limit)
   }
 

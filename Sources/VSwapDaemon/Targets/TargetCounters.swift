@@ -15,6 +15,7 @@ struct TargetCounters: @unchecked Sendable {
     let unregisteredGrowth = Atomic<Bool>(false)
     let poisoned = Atomic<Int>(0)
     let registrations = Atomic<Int>(0)
+    let chunks = Atomic<Int>(0)
   }
 
   private let fields: UnsafeMutablePointer<Fields>
@@ -84,6 +85,12 @@ struct TargetCounters: @unchecked Sendable {
   /// Mappings that were registered: each is memory that appeared without the pager.
   var registrations: Int { fields.pointee.registrations.load(ordering: .relaxed) }
   func registeredMapping() { fields.pointee.registrations.wrappingAdd(1, ordering: .relaxed) }
+
+  /// Chunks of the page tables of the target and of its young children.
+  var chunks: Int {
+    get { fields.pointee.chunks.load(ordering: .relaxed) }
+    nonmutating set { fields.pointee.chunks.store(newValue, ordering: .relaxed) }
+  }
 
   /// The keeper saw memory grow that the pager did not map: mappings that are not registered.
   var unregisteredGrowth: Bool {

@@ -7,13 +7,22 @@ final class TargetRegistry: Pager.Family, @unchecked Sendable {
   private let lock = Lock.create()
   /// As long as they have an address space, though it be a young child's or one that is not served yet: who comes meanwhile joins it, or there would
   /// be two of a name.
-  private var groups: [String: Group] = [:]
+  private var groups: [GroupKey: Group] = [:]
+  /// Of the groups that are there, and of the last ones that have gone: a program that executes another one may be the only one of its group, which
+  /// ends and begins again then.
+  private var passes: [UInt64: GroupKey] = [:]
+  /// Groups that have gone and whose pass is kept, the oldest first.
+  private var passesOfGone: [GroupKey: UInt64] = [:]
+  private var gone: [GroupKey] = []
   private var ended: [Ended] = []
   private var youngPagers: [UInt64: Pager] = [:]
   /// Children between two pagers.
   private var handingOver = 0
   private var freeIdentifiers: [UInt32] = []
   private var nextIdentifier: UInt32 = 1
+  /// Address spaces of users that the quota binds.
+  private var addressSpaces: [UInt32: Int] = [:]
+  private let quota: UserQuota
   private let dictionaries: Dictionaries
   private let whenChanged: @Sendable () -> Void
   private let whenJoined: @Sendable () -> Void
@@ -22,10 +31,11 @@ final class TargetRegistry: Pager.Family, @unchecked Sendable {
   /// The owner word of a slot has 13 bits for the target.
   static let maximumTargets: UInt32 = 8191
   private static let keptEnded = 16
+  private static let keptPasses = 1024
 
   /// A group whose last target has gone, with its totals.
   struct Ended: Sendable {
-    let id: String
+    let key: GroupKey
     let limit: GroupLimit
     /// Where an automatic limit was in the end.
     let autoPages: Int
@@ -45,10 +55,11 @@ final class TargetRegistry: Pager.Family, @unchecked Sendable {
 
   /// `whenJoined` is called after a target came, `whenChanged` after one came or went, `log` with a line for the operator; all on any thread.
   init(
-    dictionaries: Dictionaries, whenJoined: @escaping @Sendable () -> Void = {}, whenChanged: @escaping @Sendable () -> Void,
-    log: @escaping @Sendable (String) -> Void
+    dictionaries: Dictionaries, quota: UserQuota = UserQuota(), whenJoined: @escaping @Sendable () -> Void = {},
+    whenChanged: @escaping @Sendable () -> Void, log: @escaping @Sendable (String) -> Void
   ) {
     self.dictionaries = dictionaries
+    self.quota = quota
     self.whenJoined = whenJoined
     self.whenChanged = whenChanged
     self.log = log
@@ -56,15 +67,54 @@ final class TargetRegistry: Pager.Family, @unchecked Sendable {
 
   // MARK: - Joining
 
-  /// A number for a new target, and its group: the one of that name, made where there is none. The first one that names a limit sets it.
-  /// nil: all numbers are in use.
-  func enter(groupNamed id: String, limit: GroupLimit) -> (group: Group, id: UInt32, token: UInt64)? {
+  /// A number for a new target, and its group: the one that `pass` is for, if it has that name; else the one of that key, made where there is
+  /// none. The first one that names a limit sets it. nil: all numbers are in use, or the group's user has too many.
+  func enter(_ wanted: GroupKey, pass: UInt64 = 0, limit: GroupLimit) -> (group: Group, id: UInt32, token: UInt64)? {
     lock.lock()
     defer { lock.unlock() }
-    let group = groups[id] ?? Group(id: id, limit: limit)
-    guard let number = takeIdentifier(in: group) else { return nil }
-    groups[id] = group
+    let key = keyOf(pass: pass, name: wanted.name) ?? wanted
+    let group = groups[key] ?? Group(key: key, pass: passesOfGone[key] ?? UInt64.random(in: 1...UInt64.max), limit: limit)
+    guard let number = takeIdentifier(in: group, atMost: quota.processes) else { return nil }
+    if groups.updateValue(group, forKey: key) == nil { begin(group) }
     return (group, number, UInt64.random(in: 1...UInt64.max))
+  }
+
+  /// Why there is no number for a new target of that user.
+  func refusal(of user: UInt32) -> String {
+    lock.lock()
+    defer { lock.unlock() }
+    guard quota.binds(user), addressSpaces[user, default: 0] >= quota.processes else {
+      return "the daemon serves \(Self.maximumTargets) address spaces already"
+    }
+    return "user \(user) has \(quota.processes) processes here already, as many as one may; end some, or raise user_processes"
+  }
+
+  /// Whether `pass` is for a group of that name, which is there or was lately.
+  func isPass(_ pass: UInt64, forGroupNamed name: String) -> Bool {
+    lock.lock()
+    defer { lock.unlock() }
+    return keyOf(pass: pass, name: name) != nil
+  }
+
+  /// Under the lock. A pass is no good for another name: who names another group means that.
+  private func keyOf(pass: UInt64, name: String) -> GroupKey? {
+    passes[pass].flatMap { $0.name == name ? $0 : nil }
+  }
+
+  /// Under the lock.
+  private func begin(_ group: Group) {
+    passes[group.pass] = group.key
+    guard passesOfGone.removeValue(forKey: group.key) != nil else { return }
+    gone.removeAll { $0 == group.key }
+  }
+
+  /// Under the lock.
+  private func end(_ group: Group) {
+    groups[group.key] = nil
+    passesOfGone[group.key] = group.pass
+    gone.append(group.key)
+    guard gone.count > Self.keptPasses, let pass = passesOfGone.removeValue(forKey: gone.removeFirst()) else { return }
+    passes[pass] = nil
   }
 
   func join(_ target: Target, servedBy pager: Pager) {
@@ -72,7 +122,7 @@ final class TargetRegistry: Pager.Family, @unchecked Sendable {
     lock.lock()
     let group = target.group
     // It had no target for a while, and has not ended after all.
-    if group.targets.isEmpty, group.everyTarget > 0, let place = ended.lastIndex(where: { $0.id == group.id }) {
+    if group.targets.isEmpty, group.everyTarget > 0, let place = ended.lastIndex(where: { $0.key == group.key }) {
       ended.remove(at: place)
     }
     group.targets.append(target)
@@ -86,13 +136,15 @@ final class TargetRegistry: Pager.Family, @unchecked Sendable {
   func identifiersForChild(in group: Group) -> (id: UInt32, token: UInt64)? {
     lock.lock()
     defer { lock.unlock() }
-    guard let id = takeIdentifier(in: group) else { return nil }
+    guard let id = takeIdentifier(in: group, atMost: quota.addressSpaces) else { return nil }
     return (id, UInt64.random(in: 1...UInt64.max))
   }
 
-  /// Under the lock. The group's own come first.
-  private func takeIdentifier(in group: Group) -> UInt32? {
+  /// Under the lock. The group's own come first. A user that the quota binds has `most` at most.
+  private func takeIdentifier(in group: Group, atMost most: Int) -> UInt32? {
     let id: UInt32
+    let isBound = quota.binds(group.key.user)
+    guard !isBound || addressSpaces[group.key.user, default: 0] < most else { return nil }
     if let free = group.idleIdentifiers.popLast() ?? freeIdentifiers.popLast() {
       id = free
     } else {
@@ -101,6 +153,7 @@ final class TargetRegistry: Pager.Family, @unchecked Sendable {
       nextIdentifier += 1
     }
     group.addressSpaces += 1
+    if isBound { addressSpaces[group.key.user, default: 0] += 1 }
     if group.domain == 0 { group.domain = id }
     dictionaries.join(target: id, domain: group.domain)
     return id
@@ -110,8 +163,11 @@ final class TargetRegistry: Pager.Family, @unchecked Sendable {
     lock.lock()
     group.idleIdentifiers.append(id)
     group.addressSpaces -= 1
+    if quota.binds(group.key.user), let left = addressSpaces[group.key.user] {
+      addressSpaces[group.key.user] = left > 1 ? left - 1 : nil
+    }
     guard group.addressSpaces == 0 else { return lock.unlock() }
-    groups[group.id] = nil
+    end(group)
     let (domain, identifiers) = (group.domain, group.idleIdentifiers)
     (group.domain, group.idleIdentifiers) = (0, [])
     lock.unlock()
@@ -156,7 +212,7 @@ final class TargetRegistry: Pager.Family, @unchecked Sendable {
       let account = group.account
       ended.append(
         Ended(
-          id: group.id, limit: account.currentLimit, autoPages: account.autoPages, totals: Self.totals(of: group),
+          key: group.key, limit: account.currentLimit, autoPages: account.autoPages, totals: Self.totals(of: group),
           dictionary: dictionary))
       if ended.count > Self.keptEnded { ended.removeFirst() }
     }
@@ -171,7 +227,7 @@ final class TargetRegistry: Pager.Family, @unchecked Sendable {
   func snapshot() -> [(group: Group, targets: [Target])] {
     lock.lock()
     defer { lock.unlock() }
-    return groups.values.filter { !$0.targets.isEmpty }.sorted { $0.id < $1.id }.map { ($0, $0.targets) }
+    return groups.values.filter { !$0.targets.isEmpty }.sorted { $0.key.order < $1.key.order }.map { ($0, $0.targets) }
   }
 
   func endedGroups() -> [Ended] {
@@ -199,11 +255,13 @@ final class TargetRegistry: Pager.Family, @unchecked Sendable {
     return nil
   }
 
-  func group(named id: String) -> (group: Group, targets: [Target])? {
+  /// Groups that have targets, of those that `text` means. More than one: it does not say enough.
+  func groups(called text: String, by names: GroupNames) -> [(group: Group, targets: [Target])] {
     lock.lock()
     defer { lock.unlock() }
-    guard let group = groups[id], !group.targets.isEmpty else { return nil }
-    return (group, group.targets)
+    let present = groups.values.filter { !$0.targets.isEmpty }
+    let keys = names.find(text, among: present.map(\.key)).sorted { $0.order < $1.order }
+    return keys.compactMap { groups[$0] }.map { ($0, $0.targets) }
   }
 
   /// Pagers of targets, and those that only have children left.

@@ -14,7 +14,12 @@ struct ConfigurationFileTests {
     let file = try read(#"{"runtime_dir": "/run/x", "pool_limit": "2G"}"#)
     #expect(file.runtimeDirectory == "/run/x")
     #expect(file.poolLimitBytes == 2 << 30)
+    let open = try read(#"{"attach_group": "kvm", "attach_everyone": true}"#)
+    #expect(open.attachGroup == "kvm" && open.attachEveryone)
+    let bounded = try read(#"{"user_processes": 10, "user_swapped": "3G"}"#)
+    #expect(bounded.userProcesses == 10 && bounded.userSwappedBytes == 3 << 30)
     let empty = try read("{}")
+    #expect(empty.attachGroup == nil && !empty.attachEveryone)
     #expect(empty.runtimeDirectory == nil && empty.poolLimitBytes == nil && empty.swapAreas.isEmpty)
   }
 
@@ -34,6 +39,11 @@ struct ConfigurationFileTests {
     arguments: [
       ("", "not valid JSON"), ("{", "not valid JSON"), ("[]", "must be an object"),
       (#"{"pool_limt": "2G"}"#, "'pool_limt' is not known"),
+      (#"{"user_processes": 0}"#, "'user_processes' must be from 1 to 4095"),
+      (#"{"user_processes": 1.5}"#, "'user_processes' must be a whole number"),
+      (#"{"user_swapped": "all"}"#, "'user_swapped' must be a size"),
+      (#"{"attach_group": ""}"#, "'attach_group' must be the name of a group"),
+      (#"{"attach_everyone": "yes"}"#, "'attach_everyone' must be true or false"),
       (#"{"runtime_dir": 3}"#, "'runtime_dir' must be a string"),
       (#"{"runtime_dir": "run"}"#, "'runtime_dir' must be an absolute path"),
       (#"{"pool_limit": 2}"#, "'pool_limit' must be a string"),

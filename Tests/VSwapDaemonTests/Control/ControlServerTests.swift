@@ -34,7 +34,9 @@ struct ControlServerTests {
         "write_errors",
       ])
     let group = try #require(first(status["groups"]) as? NSDictionary)
-    let always: Set = ["id", "limit_bytes", "limit_mode", "resident_bytes", "swapped_pages", "state", "targets", "totals"]
+    let always: Set = [
+      "id", "user", "limit_bytes", "limit_mode", "resident_bytes", "swapped_pages", "state", "targets", "totals",
+    ]
     #expect(keys(group) == always.union(["dictionary"]))
     #expect(keys(group["dictionary"]) == ["bytes", "saves_percent"])
     #expect(
