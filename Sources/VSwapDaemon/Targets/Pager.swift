@@ -353,7 +353,9 @@ final class Pager: @unchecked Sendable {
     if hasTarget, members[0].pointee.counters.wanted > 0 { result = result < 0 ? 5 : min(result, 5) }
     if boost.isOn { result = result < 0 ? 50 : min(result, 50) }
     if buffers.reader.hasQueued { result = 1 }
-    if hasTarget, let link = members[0].pointee.link, link.isDeserted && !link.isDismissed { result = result < 0 ? 50 : min(result, 50) }
+    if hasTarget, let link = members[0].pointee.link, link.isDeserted && !link.isDismissed {
+      result = result < 0 ? 50 : min(result, 50)
+    }
     return result
   }
 
