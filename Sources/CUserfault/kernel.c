@@ -1,4 +1,5 @@
 #include "vs_kernel.h"
+#include "vs_userfault.h"
 
 #if defined(__x86_64__) || defined(__i386__)
 #include <malloc.h>
@@ -13,6 +14,7 @@
 #include <linux/magic.h>
 #include <sched.h>
 #include <signal.h>
+#include <stdbool.h>
 #include <stdio.h>
 #include <stdlib.h>
 #include <string.h>
@@ -26,6 +28,7 @@
 #include <sys/stat.h>
 #include <sys/syscall.h>
 #include <sys/time.h>
+#include <sys/uio.h>
 #include <sys/un.h>
 #include <sys/vfs.h>
 #include <time.h>
@@ -64,10 +67,46 @@ int vs_eventfd_signal(int fd) {
 }
 
 void vs_eventfd_clear(int fd) {
+  // The flags of an open file belong to everybody who has it: O_NONBLOCK would be the target's to clear.
   uint64_t count;
-  while (read(fd, &count, sizeof(count)) < 0 && errno == EINTR) {
+  struct iovec buffer = {&count, sizeof(count)};
+  while (preadv2(fd, &buffer, 1, -1, RWF_NOWAIT) < 0 && errno == EINTR) {
   }
 }
+
+int vs_uffd_can_read_now(int uffd) {
+  // Too short for a message: none is taken.
+  char byte;
+  struct iovec buffer = {&byte, 1};
+  return preadv2(uffd, &buffer, 1, -1, RWF_NOWAIT) >= 0 || errno != EOPNOTSUPP;
+}
+
+int64_t vs_uffd_read_now(int uffd, void *messages, size_t length) {
+  struct iovec buffer = {messages, length};
+  return vs_result(preadv2(uffd, &buffer, 1, -1, RWF_NOWAIT));
+}
+
+int64_t vs_uffd_read(int uffd, void *messages, size_t length) { return vs_result(read(uffd, messages, length)); }
+
+int vs_uffd_unblock(int uffd) {
+  int flags = fcntl(uffd, F_GETFL);
+  if (flags < 0) return -errno;
+  if (flags & O_NONBLOCK) return 0;
+  return fcntl(uffd, F_SETFL, flags | O_NONBLOCK) < 0 ? -errno : 1;
+}
+
+static void do_nothing(int number) { (void)number; }
+
+int vs_let_interrupt(void) {
+  struct sigaction action = {.sa_handler = do_nothing};
+  sigset_t set;
+  sigemptyset(&set);
+  sigaddset(&set, SIGUSR2);
+  if (sigaction(SIGUSR2, &action, NULL) != 0) return -errno;
+  return -pthread_sigmask(SIG_UNBLOCK, &set, NULL);
+}
+
+int vs_interrupt(pid_t thread) { return result_of(syscall(SYS_tgkill, getpid(), thread, SIGUSR2)); }
 
 int vs_epoll(void) { return result_of(epoll_create1(EPOLL_CLOEXEC)); }
 

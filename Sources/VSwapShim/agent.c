@@ -92,13 +92,13 @@ static bool daemon_gone(void) {
   return length == 0 || (length < 0 && length != -EAGAIN && length != -EINTR);
 }
 
-/// false: the daemon died with the gate in its hand.
+/// false: the daemon died with the gate in its hand, or it says leave: the program, which can write here, may have taken the gate with it.
 static bool enter_gate(void) {
   uint32_t *gate = &shim->ring->gate;
   if (vswap_replace(gate, 0, 1)) return true;
   while (vswap_exchange(gate, 2) != 0) {
     shim_futex_wait(gate, 2, 100);
-    if (daemon_gone()) return false;
+    if (daemon_gone() || vswap_load(&shim->ring->leave)) return false;
   }
   return true;
 }

@@ -18,8 +18,22 @@ struct vs_peer {
 int vs_eventfd(void);
 /// Adds one to an eventfd. Never blocks: a counter that is full already wakes its reader.
 int vs_eventfd_signal(int fd);
-/// Empties an eventfd.
+/// Empties an eventfd. Never blocks, also where somebody else who has it cleared its O_NONBLOCK.
 void vs_eventfd_clear(int fd);
+
+/// Whether vs_uffd_read_now works: from Linux 6.10 on, and not for the userfaultfd of a fork event.
+int vs_uffd_can_read_now(int uffd);
+/// Reads messages. Returns bytes or -errno; -EAGAIN: there are none. O_NONBLOCK is a flag of the open file, which
+/// the target has as well and may clear: the first one does not wait all the same.
+int64_t vs_uffd_read_now(int uffd, void *messages, size_t length);
+int64_t vs_uffd_read(int uffd, void *messages, size_t length);
+/// Sets O_NONBLOCK, without which poll(2) says POLLERR of a userfaultfd all the time. Returns 1 if it had been
+/// cleared, 0 if not, or -errno.
+int vs_uffd_unblock(int uffd);
+
+/// From then on vs_interrupt ends a system call in which the calling thread waits, with EINTR. Returns 0 or -errno.
+int vs_let_interrupt(void);
+int vs_interrupt(pid_t thread);
 /// An eventfd that counts, and taking one from it, which waits. Returns 0 or -errno.
 int vs_semaphore(void);
 int vs_semaphore_take(int fd);

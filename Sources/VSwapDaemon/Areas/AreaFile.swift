@@ -48,7 +48,11 @@ struct AreaFile: Sendable {
   /// is made blank, so that it can be taken again. Returns whether that was done.
   @discardableResult
   func close(removing: Bool) -> Bool {
-    defer { Glibc.close(descriptor) }  // nothing is buffered: an error has nothing to say
+    defer {
+      // A pager that does not answer may have the open file in its ring still, and with it the lock.
+      flock(descriptor, LOCK_UN)
+      Glibc.close(descriptor)  // nothing is buffered: an error has nothing to say
+    }
     guard removing, wasMade || isOurs() else { return false }
     guard isBlockDevice else { return isAtPath() && unlink(path) == 0 }
     do throws(KernelError) {

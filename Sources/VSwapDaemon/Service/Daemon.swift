@@ -23,6 +23,12 @@ public final class Daemon: @unchecked Sendable {
   let changed: Int32
   /// Milliseconds without a ring after which a daemon without targets lets go of its code.
   private static let idleMilliseconds: Int32 = 2000
+  /// Between two attempts to give those their pages back who could not take them.
+  private static let leavingMilliseconds: Int32 = 5000
+  /// Most milliseconds that all pagers together may take for that.
+  private static let leavingPatience = 120_000
+  /// Whom the operator was told of that the daemon stays for.
+  private var toldOf: [String] = []
 
   /// Pages of the swap cache: 16 MiB, half of which stays filled.
   private static let cacheFrames = 4096
@@ -86,6 +92,7 @@ public final class Daemon: @unchecked Sendable {
     _ = vs_return_freed_memory()
     let signals = vs_signal_descriptor()
     guard signals >= 0 else { throw KernelError(call: "signalfd", code: -signals) }
+    let reserve = ExitReserve()
     let daemon = try Daemon(poolLimitBytes: configuration.poolLimitBytes ?? defaultPoolLimit())
     defer { daemon.areas.closeAll() }
     try daemon.openAreas(configuration.swapAreas)
@@ -104,6 +111,8 @@ public final class Daemon: @unchecked Sendable {
     if vs_lock_memory() != 0 { daemon.logger.notice("memory is not locked: the daemon itself may be swapped out") }
     daemon.announce(configuration, directory)
     daemon.waitForEnd(signals, configuration.embedded)
+    attach.stop()
+    reserve.release()
     control.stop()
     directory.remove(always: configuration.embedded != nil)
     return 0
@@ -152,15 +161,22 @@ public final class Daemon: @unchecked Sendable {
     ]
     var orphaned = false
     var isIdle = true
+    var isLeaving = false
     while true {
-      let ready = poll(&polled, nfds_t(polled.count), isIdle || registry.population > 0 ? -1 : Self.idleMilliseconds)
+      let mayDropCode = !isIdle && registry.population == 0
+      let longest = isLeaving ? Self.leavingMilliseconds : mayDropCode ? Self.idleMilliseconds : -1
+      let ready = poll(&polled, nfds_t(polled.count), longest)
       guard ready > 0 else {
-        if ready == 0 { vs_drop_code() }
+        if isLeaving && dissolve() { return }
+        if ready == 0 && !isLeaving { vs_drop_code() }
         isIdle = true
         continue
       }
       isIdle = false
-      if polled[0].revents != 0, vs_next_signal(signals) > 0, dissolve() { return }
+      if polled[0].revents != 0, vs_next_signal(signals) > 0 {
+        isLeaving = true
+        if dissolve() { return }
+      }
       if polled[1].revents != 0 {
         vs_eventfd_clear(changed)
         keeper.nudge()
@@ -175,20 +191,30 @@ public final class Daemon: @unchecked Sendable {
 
   /// Gives everyone their pages back. false: somebody cannot take them now, so the daemon stays.
   private func dissolve() -> Bool {
-    var promises: [Promise<Pager.RestoreResult>] = []
+    var asked: [(pager: Pager, promise: Promise<Pager.RestoreResult>)] = []
     for pager in registry.pagers() {
       let promise = Promise<Pager.RestoreResult>()
-      if pager.post(.dissolve(promise)) { promises.append(promise) }
+      if pager.post(.dissolve(promise)) { asked.append((pager, promise)) }
     }
-    var stuck = 0
-    for promise in promises {
-      guard let result = promise.wait(milliseconds: 120_000) else {
-        stuck += 1
-        continue
-      }
-      if case .stuck = result { stuck += 1 }
+    let deadline = vs_monotonic_ns() + UInt64(Self.leavingPatience) * 1_000_000
+    var stuck: [String] = []
+    for (pager, promise) in asked {
+      let now = vs_monotonic_ns()
+      let left = now < deadline ? Int((deadline - now) / 1_000_000) : 0
+      // Who has not begun by then does not any more, before it is asked again.
+      let result = pager.answer(promise, within: left) ?? promise.giveUp() ?? .stuck
+      if case .stuck = result { stuck.append("\(pager.target.name) (\(pager.target.processID))") }
     }
-    if stuck > 0 { logger.error("\(stuck) targets cannot take their pages back now; staying. Are they stopped?") }
-    return stuck == 0
+    tell(stuck.sorted())
+    return stuck.isEmpty
+  }
+
+  private func tell(_ stuck: [String]) {
+    guard stuck != toldOf else { return }
+    toldOf = stuck
+    guard !stuck.isEmpty else { return }
+    let names = stuck.prefix(8).joined(separator: ", ") + (stuck.count > 8 ? " and \(stuck.count - 8) more" : "")
+    logger.error(
+      "cannot leave: \(names) cannot take back what is swapped out. If stopped, continue or end them: the daemon leaves then")
   }
 }

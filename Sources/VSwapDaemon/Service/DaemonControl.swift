@@ -60,8 +60,17 @@ extension Daemon: ControlPlane {
     return TargetStatus(
       pid: target.processID, name: target.name, residentBytes: counters.resident * pageSize,
       swappedPages: counters.swapped, evictions: counters.evictions, faults: counters.faults,
-      refaults: counters.refaults, zeroFills: counters.zeroFills, state: counters.wanted > 0 ? "evicting" : "ok")
+      refaults: counters.refaults, zeroFills: counters.zeroFills, state: state(of: counters))
   }
+
+  private func state(of counters: TargetCounters) -> String {
+    let asked = counters.askedSince
+    if asked > 0, vs_monotonic_ns() > asked + Self.silence { return "silent" }
+    return counters.wanted > 0 ? "evicting" : "ok"
+  }
+
+  /// Nanoseconds after which an agent does not answer. It takes some milliseconds for a command, also on a busy machine.
+  private static let silence: UInt64 = 2_000_000_000
 
   private func endedStatus(_ ended: TargetRegistry.Ended) -> GroupStatus {
     GroupStatus(
@@ -80,15 +89,16 @@ extension Daemon: ControlPlane {
 
   func evict(_ selector: TargetSelector, bytes: Int?) throws(ControlError) -> EvictReply {
     let targets = try find(selector)
-    var promises: [Promise<Pager.EvictResult>] = []
+    var asked: [(pager: Pager, promise: Promise<Pager.EvictResult>)] = []
     let share = bytes.map { max(pageSize, $0 / targets.count) }
     for target in targets {
       let promise = Promise<Pager.EvictResult>()
-      if target.pager?.post(.evict(bytes: share, promise)) == true { promises.append(promise) }
+      if let pager = target.pager, pager.post(.evict(bytes: share, promise)) { asked.append((pager, promise)) }
     }
     var pages = 0
-    for promise in promises {
-      guard let result = promise.wait(milliseconds: Self.patience) else { throw Self.slow }
+    for (pager, promise) in asked {
+      guard let result = pager.answer(promise, within: Self.patience) else { throw Self.slow }
+      if result.isStuck { throw Self.stuck(pager.target.processID) }
       pages += result.pages
     }
     return EvictReply(evictedPages: pages, evictedBytes: pages * pageSize)
@@ -134,13 +144,12 @@ extension Daemon: ControlPlane {
     _ target: Target, _ request: (Promise<Pager.RestoreResult>) -> Pager.Request
   ) throws(ControlError) -> Int {
     let promise = Promise<Pager.RestoreResult>()
-    guard target.pager?.post(request(promise)) == true else { throw Self.unknown(target.processID) }
-    guard let result = promise.wait(milliseconds: Self.patience) else { throw Self.slow }
+    guard let pager = target.pager, pager.post(request(promise)) else { throw Self.unknown(target.processID) }
+    guard let result = pager.answer(promise, within: Self.patience) else { throw Self.slow }
     switch result {
     case .restored(let pages): return pages
     case .gone: throw Self.unknown(target.processID)
-    case .stuck:
-      throw ControlError(.timeout, "process \(target.processID) does not answer; is it stopped? Continue it and try again")
+    case .stuck: throw Self.stuck(target.processID)
     }
   }
 
@@ -159,6 +168,9 @@ extension Daemon: ControlPlane {
 
   private static let patience = 120_000
   private static let slow = ControlError(.timeout, "it takes longer than two minutes and goes on")
+  private static func stuck(_ pid: Int32) -> ControlError {
+    ControlError(.timeout, "process \(pid) does not answer; is it stopped? Continue it and try again")
+  }
   private static func unknown(_ pid: Int32) -> ControlError {
     ControlError(.notFound, "process \(pid) is not attached")
   }

@@ -20,6 +20,10 @@ struct AgentLink {
   private let banks: UnsafeMutablePointer<BankState>
   private var sequence: UInt32 = 0
   private var gateHeld = false
+  /// Monotonic nanoseconds since which the agent has kept the gate from the pager; 0: it does not.
+  private(set) var keptSince: UInt64 = 0
+  /// It has gone: no command is given any more.
+  private var isDead = false
   /// `registered` is not 0, and since it is nobody has been seen who had not looked at it.
   private var isAnnounced = false
   /// Somebody had not looked yet when a registration was announced last.
@@ -33,6 +37,8 @@ struct AgentLink {
     var pages = 0
     var recordsTaken = 0
     var framesTaken = 0
+    /// Monotonic nanoseconds.
+    var givenAt: UInt64 = 0
     var runs: UnsafeMutablePointer<vswap_run>
   }
 
@@ -81,10 +87,21 @@ struct AgentLink {
     return false
   }
 
-  /// Takes the gate if a command is outstanding. false: the agent died with the gate in its hand.
+  /// What `enter` found.
+  enum Entry {
+    case entered
+    /// The agent has the gate, and had it for longer than an agent takes that runs: it is stopped, or lies. Nothing may be
+    /// read, looked up or filled.
+    case kept
+    /// The agent died with the gate in its hand, which the pager has now: see `bury`.
+    case dead
+  }
+
+  /// Takes the gate if a command is outstanding. Waits for as long as an agent may be without a CPU; once one was
+  /// waited for in vain, not at all until it was there again.
   @inline(__always)
-  mutating func enter() -> Bool {
-    guard isOutstanding else { return true }
+  mutating func enter() -> Entry {
+    guard isOutstanding else { return .entered }
     return takeGate()
   }
 
@@ -92,21 +109,37 @@ struct AgentLink {
   mutating func tryEnter() -> Bool {
     guard isOutstanding else { return true }
     gateHeld = vswap_replace(vswap_gate(ring)!, 0, 1) != 0
+    if gateHeld { keptSince = 0 }
     return gateHeld
   }
 
-  private mutating func takeGate() -> Bool {
+  private mutating func takeGate() -> Entry {
+    if vswap_replace(vswap_gate(ring)!, 0, 1) != 0 {
+      (gateHeld, keptSince) = (true, 0)
+      return .entered
+    }
+    return waitForGate()
+  }
+
+  /// An agent holds the gate for some 20 us.
+  private static let patience: UInt64 = 10_000_000
+
+  @inline(never)
+  private mutating func waitForGate() -> Entry {
     let gate = vswap_gate(ring)!
-    if vswap_replace(gate, 0, 1) != 0 {
-      gateHeld = true
-      return true
+    let start = vs_monotonic_ns()
+    while keptSince == 0 {
+      if vswap_exchange(gate, 2) == 0 {
+        gateHeld = true
+        return .entered
+      }
+      _ = vs_futex_wait(gate, 2, 5)
+      if agentHasGone { break }
+      if vs_monotonic_ns() - start > Self.patience { keptSince = start }
     }
-    while vswap_exchange(gate, 2) != 0 {
-      _ = vs_futex_wait(gate, 2, 50)
-      if agentHasGone { return false }
-    }
-    gateHeld = true
-    return true
+    guard agentHasGone else { return .kept }
+    (gateHeld, keptSince) = (true, 0)
+    return .dead
   }
 
   @inline(__always)
@@ -150,8 +183,31 @@ struct AgentLink {
     return pages
   }
 
+  /// Monotonic nanoseconds when the oldest command was given that the agent has not ended; 0: it has none.
+  var askedSince: UInt64 {
+    var since: UInt64 = 0
+    for index in 0..<Self.bankCount where banks[index].busy && (since == 0 || banks[index].givenAt < since) {
+      since = banks[index].givenAt
+    }
+    return since
+  }
+
+  /// The agent has died with the gate in its hand, and every record that it published was taken: ends all commands. `body` gets the runs
+  /// of pages that it may have been at. Returns the pages that were asked for.
+  mutating func bury(_ body: (vswap_run) -> Void) -> Int {
+    var asked = 0
+    for bank in 0..<Self.bankCount where banks[bank].busy {
+      for index in 0..<banks[bank].runCount { body(banks[bank].runs[index]) }
+      banks[bank].busy = false
+      asked += banks[bank].pages
+    }
+    isDead = true
+    return asked
+  }
+
   /// An idle bank, or nil.
   func idleBank() -> Int? {
+    if isDead { return nil }
     for index in 0..<Self.bankCount where !banks[index].busy { return index }
     return nil
   }
@@ -168,6 +224,7 @@ struct AgentLink {
     banks[bank].pages = pages
     banks[bank].recordsTaken = 0
     banks[bank].framesTaken = 0
+    banks[bank].givenAt = vs_monotonic_ns()
     vswap_give(ring, UInt32(bank), sequence, banks[bank].runs, UInt32(count))
     ringAgent()
   }
@@ -241,6 +298,8 @@ struct AgentLink {
       asked += banks[bank].pages
       moved += banks[bank].framesTaken
     }
+    // The gate does not matter any more, whoever has it.
+    if !isOutstanding { keptSince = 0 }
     return asked
   }
 
@@ -251,6 +310,13 @@ struct AgentLink {
     let request = vswap_request_of(ring)!
     guard vswap_load(&request.pointee.state) == UInt32(VSWAP_REQUEST_ASKED.rawValue) else { return nil }
     return (request.pointee.kind, request.pointee.start, request.pointee.end)
+  }
+
+  /// Nothing of the target is here any more: nobody has to ask, nor waits for an answer.
+  mutating func release() {
+    publish(registered: 0)
+    if pendingRequest() != nil { grantRequest() }
+    dismissAgent()
   }
 
   func grantRequest() { setRequest(UInt32(VSWAP_REQUEST_GRANTED.rawValue)) }

@@ -1,10 +1,12 @@
 import CUserfault
 import Glibc
+import Synchronization
 
 /// Listens on attach.sock. Each connection gets a thread: for the handshake first, for its pager then.
 final class AttachServer: @unchecked Sendable {
   private let handshake: Handshake
   private let socket: Int32
+  private let isStopped = Atomic(false)
   private let log: @Sendable (String) -> Void
 
   /// - Parameter path: must not exist; anybody may connect, since a target of any user is welcome to hurt itself only.
@@ -19,9 +21,19 @@ final class AttachServer: @unchecked Sendable {
     try Thread.start("vswap-attach") { [self] in accept() }
   }
 
+  /// Nobody is accepted any more. Those who are here go on being served.
+  func stop() {
+    isStopped.store(true, ordering: .releasing)
+    shutdown(socket, Int32(SHUT_RDWR))
+  }
+
   private func accept() {
     while true {
       let connection = vs_accept(socket, Self.handshakeSeconds)
+      if isStopped.load(ordering: .acquiring) {
+        if connection >= 0 { close(connection) }
+        return
+      }
       if connection >= 0 {
         serve(connection)
       } else if connection == -EMFILE || connection == -ENFILE || connection == -ENOMEM {

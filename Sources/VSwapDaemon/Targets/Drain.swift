@@ -6,7 +6,9 @@ enum DrainOutcome {
   case drained
   /// An event's thread has not run yet, so the kernel still refuses to fill pages: come back soon.
   case again
-  /// The address space, or the agent, has gone.
+  /// The agent keeps the gate: nothing was read or filled, and nothing may be before it has left.
+  case kept
+  /// The address space has gone.
   case gone
   case violation(StaticString)
 }
@@ -18,7 +20,10 @@ extension TargetState {
     var faults = 0
     var yields = 0
     while true {
-      if link != nil && !link!.enter() { return .gone }
+      guard enterGate(buffers.layer) else {
+        setAside(faults, buffers)
+        return .kept
+      }
       let outcome = drainOnce(buffers, &faults)
       link?.leave()
       guard case .again = outcome else { return outcome }
@@ -31,18 +36,55 @@ extension TargetState {
     }
   }
 
+  /// Takes the agent's gate, if a command is with it. false: it is kept from us.
+  @inline(__always)
+  mutating func enterGate(_ layer: SlotLayer) -> Bool {
+    guard link != nil else { return true }
+    switch link!.enter() {
+    case .entered: return true
+    case .kept: return false
+    case .dead:
+      buryAgent(layer)
+      return true
+    }
+  }
+
+  /// The agent died between a MOVE and its record, at most 16 pages. They are in the staging area, and which of the pages that it was
+  /// to move they are is known to nobody. The address space lives on where the process executes something else, until its vfork children have
+  /// done so, too. They must not read zeros there.
+  @inline(never)
+  private mutating func buryAgent(_ layer: SlotLayer) {
+    // What is no record will be none: a violation does not matter any more.
+    _ = takeEvicted(layer)
+    var dead = link!
+    let asked = dead.bury { run in
+      let page = run.address / UInt64(pageSize)
+      doubtful.insert(from: page, below: page + UInt64(run.pages))
+    }
+    dead.leave()
+    link = dead
+    layer.budget.release(asked)
+    counters.askedSince = 0
+  }
+
   private mutating func drainOnce(_ buffers: FaultBuffers, _ faults: inout Int) -> DrainOutcome {
     if link != nil && link!.isOutstanding {
       if case .violation(let what) = takeEvicted(buffers.layer) { return .violation(what) }
     }
-    while true {
+    for _ in 0..<Self.mostReads {
       let count = uffd.read(into: buffers.messages, capacity: FaultBuffers.messageCapacity)
+      // A child's descriptor is about to be its agent's as well: who shares it is not known yet.
+      if count == Userfault.blocked && link != nil { return .violation("the userfaultfd's O_NONBLOCK was cleared") }
       if count < 0 { return .again }
       for index in 0..<count { take(buffers.messages[index], buffers, &faults) }
-      if count < FaultBuffers.messageCapacity { break }
+      if count < FaultBuffers.messageCapacity { return serveAll(buffers, &faults) }
     }
-    return serveAll(buffers, &faults)
+    // It tells faster than can be read. Others have their turn.
+    return .again
   }
+
+  /// Some 16,000 messages, which no honest program has for us at a time.
+  private static let mostReads = 256
 
   @inline(__always)
   private mutating func take(_ message: uffd_msg, _ buffers: FaultBuffers, _ faults: inout Int) {
@@ -113,10 +155,10 @@ extension TargetState {
   /// Serves threads that waited for room. Those for whom there still is none wait on.
   mutating func serveWaiting(_ buffers: FaultBuffers) -> DrainOutcome {
     guard waitingCount > 0 else { return .drained }
+    guard enterGate(buffers.layer) else { return .kept }
     var faults = waitingCount
     for index in 0..<faults { buffers.faults[index] = waiting[index] }
     waitingCount = 0
-    if link != nil && !link!.enter() { return .gone }
     var outcome = DrainOutcome.drained
     if link != nil && link!.isOutstanding {
       if case .violation(let what) = takeEvicted(buffers.layer) { outcome = .violation(what) }

@@ -13,6 +13,7 @@ extension TargetState {
     account.swappedChanged(by: -table.removeRange(from: low, below: high, layer: layer))
     // The agent empties its staging area, from which nothing is evicted.
     if !isPrivate(low, high) { discarded.insert(from: low, below: high) }
+    if doubtful.count > 0 { doubtful.remove(from: low, below: high) }
     publishSwapped()
   }
 
@@ -32,6 +33,7 @@ extension TargetState {
     account.swappedChanged(by: -table.removeRange(from: low, below: high, layer: layer))
     registered.remove(from: low, below: high)
     discarded.remove(from: low, below: high)
+    if doubtful.count > 0 { doubtful.remove(from: low, below: high) }
     evictable.remove(from: low, below: high)
     publishSwapped()
   }
@@ -133,6 +135,7 @@ extension TargetState {
   }
 
   private mutating func carryOut(_ move: PendingMoves.Move, _ layer: SlotLayer) {
+    moves += 1
     let before = table.slotCount
     let moved = table.moveRange(from: move.from, to: move.to, count: move.count, layer: layer, target: id)
     // The page table has no room for the new place: all that was moved is lost, and is never to be read as zeros.
@@ -140,6 +143,7 @@ extension TargetState {
     account.swappedChanged(by: table.slotCount - before)
     registered.move(from: move.from, to: move.to, count: move.count)
     discarded.move(from: move.from, to: move.to, count: move.count)
+    doubtful.move(from: move.from, to: move.to, count: move.count)
     evictable.move(from: move.from, to: move.to, count: move.count)
     publishSwapped()
   }
@@ -163,6 +167,7 @@ extension TargetState {
     for index in 0..<registered.count {
       state.registered.insert(from: registered[index].start, below: registered[index].end)
     }
+    for index in 0..<doubtful.count { state.doubtful.insert(from: doubtful[index].start, below: doubtful[index].end) }
     account.swappedChanged(by: state.table.slotCount)
     state.publishSwapped()
     return state

@@ -78,6 +78,7 @@ extension TargetState {
     let asked = link!.retire(moved: &moved)
     guard asked > 0 else { return false }
     budget.release(asked)
+    counters.askedSince = link!.askedSince
     sweep.movedSinceWrap += moved
     counters.workedOff(moved)
     return true
@@ -94,6 +95,7 @@ extension TargetState {
       budget.release(AgentLink.bankPages - chosen.pages)
       if chosen.pages == 0 { return }
       link!.submit(bank: bank, runs: chosen.runs, pages: chosen.pages)
+      counters.askedSince = link!.askedSince
     }
   }
 

@@ -198,6 +198,11 @@ extension TargetState {
   /// A page nobody ever wrote, or whose content was discarded. Far from the limit the hole around it is filled up to 2 MiB with
   /// the zero page, which is not resident memory; near it only as much as there is room for.
   private mutating func zeroFill(_ fault: Fault, _ page: UInt64, _ buffers: FaultBuffers) -> ServiceOutcome {
+    if doubtful.count > 0 && doubtful.contains(page) {
+      uffd.poison(fault.address, length: pageSize)
+      counters.poisonedPage()
+      return .done
+    }
     let near = account.isNearLimit
     var pages = near ? min(16, max(1, account.room / 64)) : 512
     pages = emptyPages(from: page, atMost: pages)
@@ -232,7 +237,7 @@ extension TargetState {
 
   /// How many pages from `page` on hold nothing, inside one mapping and one aligned 2 MiB.
   private mutating func emptyPages(from page: UInt64, atMost limit: Int) -> Int {
-    guard limit > 1, let mapping = registered.range(containing: page) else { return 1 }
+    guard limit > 1, doubtful.count == 0, let mapping = registered.range(containing: page) else { return 1 }
     let end = min(mapping.end, (page | 511) + 1, page + UInt64(limit))
     return max(1, Int(table.emptyRun(around: page, from: page, below: end).end - page))
   }

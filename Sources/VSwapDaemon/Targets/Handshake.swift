@@ -99,7 +99,9 @@ struct Handshake {
   private func stateOfNew(
     _ hello: vswap_hello, _ endpoint: Endpoint, _ attach: vswap_attach, _ uffd: Userfault
   ) throws -> (member: Pager.Member, group: Group) {
+    var uffd = uffd
     try uffd.negotiate()
+    uffd.share()
     try uffd.register(attach.staging_address, UInt64(VSWAP_BANK_PAGES) * UInt64(pageSize))
     try uffd.register(attach.identity_address, UInt64(pageSize))
     try prove(uffd, endpoint, attach.identity_address)
@@ -158,9 +160,10 @@ struct Handshake {
         throw Refusal(text: "the token is none of the process that sent it")
       }
       let promise = Promise<Pager.HandOver?>()
-      // Without a limit: a child that was handed over to somebody who gave up would never be served again.
-      guard old.post(.handOver(token: hello.token, promise)), let handOver = promise.wait()
-      else { throw Refusal(text: "the child is not served any more") }
+      // Who gives up says so, and the old pager keeps the child: somebody has to serve it.
+      guard old.post(.handOver(token: hello.token, promise)),
+        let handOver = promise.wait(milliseconds: Self.patience) ?? promise.giveUp() ?? nil
+      else { throw Refusal(text: "the child is not served any more, or its parent's pager is busy") }
       // From here on this thread serves the child, and nothing below fails. Without a registered staging area the agent moves nothing.
       let staging = UInt64(VSWAP_BANK_PAGES) * UInt64(pageSize)
       try? handOver.member.pointee.uffd.register(attach.staging_address, staging)
@@ -173,10 +176,13 @@ struct Handshake {
     }
   }
 
+  /// How long the pager of a child's parent is waited for, in milliseconds: as long as the child's agent waits for us.
+  private static let patience = 20_000
+
   private func passInherited(_ connection: Int32, _ old: Pager, _ token: UInt64) throws {
     let promise = Promise<Int32?>()
-    guard old.post(.duplicate(token: token, promise)), let inherited = promise.wait(),
-      inherited >= 0
+    guard old.post(.duplicate(token: token, promise)),
+      let inherited = promise.wait(milliseconds: Self.patience) ?? promise.giveUp() ?? nil, inherited >= 0
     else { throw Refusal(text: "the child is not served any more") }
     defer { close(inherited) }
     try send(connection, [inherited])

@@ -15,6 +15,7 @@ struct TargetCounters: @unchecked Sendable {
     let unregisteredGrowth = Atomic<Bool>(false)
     let poisoned = Atomic<Int>(0)
     let registrations = Atomic<Int>(0)
+    let askedSince = Atomic<UInt64>(0)
   }
 
   private let fields: UnsafeMutablePointer<Fields>
@@ -79,6 +80,12 @@ struct TargetCounters: @unchecked Sendable {
   var sweptInVain: Int {
     get { fields.pointee.sweptInVain.load(ordering: .relaxed) }
     nonmutating set { fields.pointee.sweptInVain.store(newValue, ordering: .relaxed) }
+  }
+
+  /// Monotonic nanoseconds when the oldest command was given that the agent has not ended; 0: it has none.
+  var askedSince: UInt64 {
+    get { fields.pointee.askedSince.load(ordering: .relaxed) }
+    nonmutating set { fields.pointee.askedSince.store(newValue, ordering: .relaxed) }
   }
 
   /// Mappings that were registered: each is memory that appeared without the pager.

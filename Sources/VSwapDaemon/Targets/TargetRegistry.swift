@@ -128,6 +128,14 @@ final class TargetRegistry: Pager.Family, @unchecked Sendable {
     lock.unlock()
   }
 
+  func childCameBack(token: UInt64, to pager: Pager) {
+    lock.lock()
+    youngPagers[token] = pager
+    pager.target.youngChildren += 1
+    handingOver -= 1
+    lock.unlock()
+  }
+
   func childDisappeared(token: UInt64, freeing id: UInt32?, of pager: Pager) {
     lock.lock()
     youngPagers[token] = nil

@@ -9,7 +9,7 @@ struct TargetState {
   let id: UInt32
   /// What the identity page of this address space says.
   let token: UInt64
-  let uffd: Userfault
+  var uffd: Userfault
   let account: GroupAccount
   let counters: TargetCounters
   /// nil for a child without an agent.
@@ -27,8 +27,12 @@ struct TargetState {
   /// Ranges that the target discards right now: REMOVE was read, the kernel may not have zapped them yet. What is
   /// resident there is old; evicting it would bring it back. A page leaves when the pager fills it or sees it missing.
   var discarded: RangeSet
+  /// Where the agent may have been when it died: a page that is missing there was discarded, or is lost.
+  var doubtful: RangeSet
   /// Mappings whose flags allow eviction, as of the last look at smaps.
   var evictable: RangeSet
+  /// Counts mappings that moved.
+  var moves: UInt64 = 0
   /// Counts events that move or remove mappings.
   var layoutGeneration: UInt64 = 0
   var evictableGeneration: UInt64 = .max
@@ -72,6 +76,7 @@ struct TargetState {
     isCompared = link != nil
     registered = RangeSet(coalesceAdjacent: false)
     discarded = RangeSet(coalesceAdjacent: true)
+    doubtful = RangeSet(coalesceAdjacent: true)
     evictable = RangeSet(coalesceAdjacent: false)
     identityPage = attach.identity_address / UInt64(pageSize)
     privateRanges = PrivateRanges(attach)
@@ -84,6 +89,7 @@ struct TargetState {
     table.destroy(layer: layer)
     registered.destroy()
     discarded.destroy()
+    doubtful.destroy()
     evictable.destroy()
     waiting.deallocate()
     pending.destroy()
@@ -100,6 +106,10 @@ struct TargetState {
     counters.setSwapped(table.slotCount)
     link?.publish(held: table.slotCount)
   }
+
+  /// Its agent keeps the gate, so nothing of it can be served: it is stopped, most likely.
+  @inline(__always)
+  var isKept: Bool { link.map { $0.keptSince != 0 } ?? false }
 
   func isPrivate(_ start: UInt64, _ end: UInt64) -> Bool { privateRanges.overlap(start, end) }
 

@@ -287,7 +287,7 @@ seconds_swap_off_cancelled=900
 case_swap_off_cancelled() {
   require_disk
   RANDOM=$((SEED % 32768))
-  local tries longest early=0 late=0
+  local tries longest early=0 late=0 told=0
   start_daemon --pool-limit 4M --swap "$CASE_DIR/a:256M"
   start_churn
   squeeze
@@ -302,6 +302,12 @@ case_swap_off_cancelled() {
     make_room
     interrupt_swapoff $longest
     wait_until 20 is_decided "$CASE_DIR/a" || fail "neither active nor gone after $STATE: $(status "s['areas']")"
+    if [[ $(<interrupted.err) == *cancelled* ]]; then
+      # What vswapctl says of it is true.
+      [[ $DECIDED == active && $(<interrupted.err) == *"stays active" || $DECIDED == gone && $(<interrupted.err) == *"had just been retired" ]] ||
+        fail "$CASE_DIR/a is $DECIDED after: $(<interrupted.err)"
+      told=$((told + 1))
+    fi
     if [[ $DECIDED == active ]]; then
       # There is room for everything.
       [[ $STATE == none ]] || fail "said to be $STATE, but active: $(<interrupted) $(status "s['areas']")"
@@ -315,7 +321,8 @@ case_swap_off_cancelled() {
       ctl swapon "$CASE_DIR/a" --size 256M
     fi
   done
-  remark "cancelled=$early off=$late"
+  remark "cancelled=$early off=$late told=$told"
+  ((told > 0)) || fail "vswapctl never said what became of it"
   ((early == 50)) || fail "only $early of $tries were interrupted in time"
   ask figures
   squeeze

@@ -38,7 +38,8 @@ import Testing
     }
 
     // The macros of the tests cannot call mutating methods.
-    func enter() -> Bool { link.enter() }
+    func enter() -> AgentLink.Entry { link.enter() }
+    func bury(_ body: (vswap_run) -> Void) -> Int { link.bury(body) }
     func announceRegistration() -> Bool { link.announceRegistration() }
     func retire(_ moved: inout Int) -> Int { link.retire(moved: &moved) }
 
@@ -133,7 +134,7 @@ import Testing
 
   @Test func theGateIsTakenOnlyWhileACommandIsOut() throws {
     let played = try Played()
-    #expect(played.enter())
+    #expect(played.enter() == .entered)
     #expect(vswap_load(vswap_gate(played.ring)) != 0)
     played.link.leave()
     #expect(vswap_load(vswap_gate(played.ring)) == 0)
@@ -141,7 +142,7 @@ import Testing
     var moved = 0
     #expect(played.retire(&moved) == 7)
     vswap_store(vswap_gate(played.ring), 1)
-    #expect(played.enter(), "nothing is out, so the agent's gate does not matter")
+    #expect(played.enter() == .entered, "nothing is out, so the agent's gate does not matter")
     played.link.leave()
     #expect(vswap_load(vswap_gate(played.ring)) == 1)
   }
@@ -150,7 +151,38 @@ import Testing
     let played = try Played()
     vswap_store(vswap_gate(played.ring), 1)
     shutdown(played.peer, Int32(SHUT_RDWR))
-    #expect(!played.enter())
+    #expect(played.enter() == .dead)
+    // The gate is ours, and what it may have been at is told.
+    var runs: [UInt64] = []
+    #expect(played.bury { runs.append($0.address) } == 7)
+    #expect(runs == [0x10000, 0x40000, 0x50000])
+    #expect(!played.link.isOutstanding && played.link.idleBank() == nil)
+    played.link.leave()
+    #expect(vswap_load(vswap_gate(played.ring)) == 0)
+  }
+
+  /// An agent that is stopped, or lies: it is waited for once, and then not until it was there again.
+  @Test func aGateThatIsKeptIsNotWaitedForForEver() throws {
+    let played = try Played()
+    vswap_store(vswap_gate(played.ring), 2)
+    #expect(played.enter() == .kept && played.link.keptSince != 0)
+    #expect(played.enter() == .kept)
+    played.link.leave()
+    #expect(vswap_load(vswap_gate(played.ring)) == 2, "it is the agent's still")
+    vswap_store(vswap_gate(played.ring), 0)
+    #expect(played.enter() == .entered && played.link.keptSince == 0)
+    played.link.leave()
+  }
+
+  /// The command has ended, so nobody needs the gate, whoever has it still.
+  @Test func aGateThatIsKeptDoesNotMatterWithoutACommand() throws {
+    let played = try Played()
+    vswap_store(vswap_gate(played.ring), 2)
+    #expect(played.enter() == .kept)
+    played.finish()
+    var moved = 0
+    #expect(played.retire(&moved) == 7 && played.link.keptSince == 0)
+    #expect(played.enter() == .entered)
   }
 
   @Test func registrationAndCallersExcludeEachOther() throws {
