@@ -10,7 +10,7 @@ enum AreaReport {
     ])
     for area in areas {
       table.add([
-        area.path, area.type.rawValue, ByteSize.format(area.sizeBytes), ByteSize.format(area.usedBytes),
+        EscapedText.shown(path: area.path), area.type.rawValue, ByteSize.format(area.sizeBytes), ByteSize.format(area.usedBytes),
         "\(area.priority)", state(area),
       ])
     }

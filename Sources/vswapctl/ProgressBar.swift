@@ -40,7 +40,7 @@ struct ProgressBar {
     let bar = String(repeating: "#", count: full) + String(repeating: "-", count: Self.cells - full)
     let figures = " [\(bar)] \(Int(share * 100))%" + rate(progress) + remaining(share, progress.seconds)
     let room = max(0, columns - 1 - figures.count)
-    return String((progress.path.suffix(room) + figures).prefix(max(0, columns - 1)))
+    return String((EscapedText.shown(path: progress.path).suffix(room) + figures).prefix(max(0, columns - 1)))
   }
 
   private func rate(_ progress: SwapoffProgressLine) -> String {

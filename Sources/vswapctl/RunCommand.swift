@@ -76,13 +76,15 @@ struct RunCommand: ParsableCommand {
 
   private func execute(_ program: String, _ library: String, _ daemon: RunDaemon) throws -> Int32 {
     let changes = TargetEnvironment.changes(
-      library: library, socket: daemon.attachSocket,
+      library: try PreloadLink.path(of: library, in: daemon.directory), socket: daemon.attachSocket,
       limit: try limit.map { try LimitOption.parse($0, for: "--limit") } ?? .none)
     vs_signals_hold()
     let process = try CommandProcess(program: program, argumentCount: command.count, changes: changes)
-    let status = process.wait()
-    if stats {
-      let summary = RunSummary(client: daemon.client, group: process.group, poolBefore: daemon.poolBefore)
+    let outsiders = stats ? Outsiders(of: process.process, library: library) : nil
+    let status = process.wait(outsiders)
+    if let outsiders {
+      let summary = RunSummary(
+        client: daemon.client, group: process.group, poolBefore: daemon.poolBefore, outsiders: outsiders.names)
       StandardError.writeLine(summary.line(afterEndOf: process.process))
     }
     return status

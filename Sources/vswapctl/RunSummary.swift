@@ -7,15 +7,30 @@ struct RunSummary {
   let group: String
   /// The pool before the command started: what it stored until then was for others.
   let poolBefore: PoolStatus
+  /// Programs that were seen to run outside of the group.
+  let outsiders: [String]
 
   /// A second, in steps of `intervalMicroseconds`.
   private static let attempts = 100
   private static let intervalMicroseconds: UInt32 = 10_000
   private static let pageSize = 4096
 
-  /// One line. Waits up to a second for a daemon that knows nothing of `process`, and up to a minute for one that still has it: on a busy machine
-  /// it may take that to notice the end.
+  /// One line.
   func line(afterEndOf process: pid_t) -> String {
+    figuresLine(afterEndOf: process) + outsidersNote
+  }
+
+  private var outsidersNote: String {
+    guard !outsiders.isEmpty else { return "" }
+    let names = outsiders.prefix(Self.mostNames).map(EscapedText.line).joined(separator: ", ")
+    let processes = outsiders.count == 1 ? "1 process" : "\(outsiders.count) processes"
+    return ", at least \(processes) outside of the group (\(names)\(outsiders.count > Self.mostNames ? ", ..." : ""))"
+  }
+  private static let mostNames = 4
+
+  /// Waits up to a second for a daemon that knows nothing of `process`, and up to a minute for one that still has it: on a busy machine
+  /// it may take that to notice the end.
+  private func figuresLine(afterEndOf process: pid_t) -> String {
     do {
       var (unknown, known) = (0, 0)
       while unknown < Self.attempts && known < 60 * Self.attempts {

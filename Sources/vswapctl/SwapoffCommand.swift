@@ -42,7 +42,7 @@ struct SwapoffCommand: ParsableCommand {
     guard signals >= 0 else { throw CommandFailure(message: "no signalfd: \(String(cString: strerror(-signals)))") }
     let client = try connection.client()
     let report = SwapoffReport(json: json, dryRun: dryRun)
-    let request = SwapoffRequest(path: path.map(RuntimePaths.absolute), dryRun: dryRun)
+    let request = SwapoffRequest(path: try path.map { try Self.area($0, client) }, dryRun: dryRun)
     let signal: Int32?
     do {
       signal = try client.swapoff(request, until: signals) { report.take($0) }
@@ -57,5 +57,17 @@ struct SwapoffCommand: ParsableCommand {
       throw ExitCode(128 + signal)
     }
     try report.finish()
+  }
+
+  /// The path of the area that `name` means: as typed, or as the status shows it.
+  private static func area(_ name: String, _ client: ControlClient) throws(CommandFailure) -> String {
+    let typed = RuntimePaths.absolute(name)
+    guard let meant = EscapedText.path(shown: name), meant != name else { return typed }
+    do {
+      let paths = try client.areas().map(\.path)
+      return !paths.contains(typed) && paths.contains(meant) ? meant : typed
+    } catch {
+      throw client.explain(error)
+    }
   }
 }

@@ -61,7 +61,7 @@ struct SwaponCommand: ParsableCommand {
   private func add(_ path: String, _ client: ControlClient) throws {
     let area = try client.swapon(SwaponRequest(path: path, sizeBytes: try bytes(), priority: priority))
     try StandardOutput.write(
-      "\(area.path): \(ByteSize.format(area.sizeBytes)), priority \(area.priority)\n")
+      "\(EscapedText.shown(path: area.path)): \(ByteSize.format(area.sizeBytes)), priority \(area.priority)\n")
     if !area.direct {
       StandardError.writeLine(
         "vswapctl: \(area.path): its file system has no direct I/O; the area works through the page cache")

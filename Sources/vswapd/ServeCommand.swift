@@ -91,7 +91,7 @@ struct ServeCommand: ParsableCommand {
       runtimeDirectory: RuntimePaths.absolute(directory),
       poolLimitBytes: (try? poolLimitBytes()) ?? file?.poolLimitBytes,
       swapAreas: (file?.swapAreas ?? []) + ((try? swapAreas()) ?? []),
-      embedded: embedded)
+      embedded: embedded, notifySocket: ProcessInfo.processInfo.environment["NOTIFY_SOCKET"])
   }
 
   /// systemd names the service's directory in RUNTIME_DIRECTORY, whatever user the service runs as.

@@ -92,7 +92,12 @@ struct AreaFile: Sendable {
   private static func real(_ path: String) -> String? {
     guard let resolved = realpath(path, nil) else { return nil }
     defer { free(resolved) }
-    return String(cString: resolved)
+    // Where a link leads may have a name that no String can hold: with another one in its place another file would be meant.
+    guard let path = String(validatingCString: resolved) else {
+      errno = EILSEQ
+      return nil
+    }
+    return path
   }
 
   private static func memoryFileSystem(_ path: String) -> String? {

@@ -12,15 +12,18 @@ public struct ServiceConfiguration: Sendable {
   public var swapAreas: [SwapSpecification]
   /// Set in the daemon that `vswapctl run` starts for one command.
   public var embedded: EmbeddedHandles?
+  /// Where a service manager wants to be told of the daemon's state, as NOTIFY_SOCKET says.
+  public var notifySocket: String?
 
   public init(
     runtimeDirectory: String, poolLimitBytes: Int? = nil, swapAreas: [SwapSpecification] = [],
-    embedded: EmbeddedHandles? = nil
+    embedded: EmbeddedHandles? = nil, notifySocket: String? = nil
   ) {
     self.runtimeDirectory = runtimeDirectory
     self.poolLimitBytes = poolLimitBytes
     self.swapAreas = swapAreas
     self.embedded = embedded
+    self.notifySocket = notifySocket
   }
 }
 
@@ -37,7 +40,7 @@ public struct EmbeddedHandles: Sendable {
   }
 }
 
-/// The configuration file: a JSON object such as `{"runtime_dir": "/run/vswapd", "pool_limit": "2G", "swap": [{"path": "/var/swap0",
+/// The configuration file: a JSON object, which may have `//` comments and commas at the end of lists, such as `{"runtime_dir": "/run/vswapd", "pool_limit": "2G", "swap": [{"path": "/var/swap0",
 /// "size": "8G"}]}`, each key optional.
 public struct ConfigurationFile: Sendable, Equatable {
   public var runtimeDirectory: String?
@@ -50,7 +53,7 @@ public struct ConfigurationFile: Sendable, Equatable {
 
   /// - Throws: ``StartupError`` that names the file, and the key where there is one.
   public init(path: String) throws(StartupError) {
-    let data = Data(try Self.content(path))
+    let data = Data(RelaxedJSON.strict(try Self.content(path)))
     do {
       self = try JSONDecoder().decode(ConfigurationFile.self, from: data)
     } catch let error as DecodingError {

@@ -23,6 +23,8 @@ public final class Daemon: @unchecked Sendable {
   let changed: Int32
   /// Milliseconds without a ring after which a daemon without targets lets go of its code.
   private static let idleMilliseconds: Int32 = 2000
+  /// Milliseconds until a service that is to stop tries again to give back what it could not.
+  private static let retryMilliseconds: Int32 = 1000
 
   /// Pages of the swap cache: 16 MiB, half of which stays filled.
   private static let cacheFrames = 4096
@@ -103,7 +105,10 @@ public final class Daemon: @unchecked Sendable {
     vs_drop_code()
     if vs_lock_memory() != 0 { daemon.logger.notice("memory is not locked: the daemon itself may be swapped out") }
     daemon.announce(configuration, directory)
-    daemon.waitForEnd(signals, configuration.embedded)
+    // What the manager of `vswapctl run` is told is not an embedded daemon's business.
+    var manager = configuration.embedded == nil ? ServiceManager(socket: configuration.notifySocket) : nil
+    manager?.ready()
+    daemon.waitForEnd(signals, configuration.embedded, &manager)
     control.stop()
     directory.remove(always: configuration.embedded != nil)
     return 0
@@ -145,22 +150,28 @@ public final class Daemon: @unchecked Sendable {
   }
 
   /// Returns when the daemon is to leave and nobody depends on it any more.
-  private func waitForEnd(_ signals: Int32, _ embedded: EmbeddedHandles?) {
+  private func waitForEnd(_ signals: Int32, _ embedded: EmbeddedHandles?, _ manager: inout ServiceManager?) {
     var polled = [
       pollfd(fd: signals, events: Int16(POLLIN), revents: 0), pollfd(fd: changed, events: Int16(POLLIN), revents: 0),
       pollfd(fd: embedded?.lifelineDescriptor ?? -1, events: Int16(POLLIN), revents: 0),
     ]
     var orphaned = false
     var isIdle = true
+    // A service manager does not ask again: what could not be given back is tried again until it ends the daemon.
+    var isStopping = false
     while true {
-      let ready = poll(&polled, nfds_t(polled.count), isIdle || registry.population > 0 ? -1 : Self.idleMilliseconds)
+      let ready = poll(&polled, nfds_t(polled.count), pollTime(isIdle, isStopping, manager != nil))
+      if isStopping ? dissolve(&manager) : tell(&manager) { return }
       guard ready > 0 else {
-        if ready == 0 { vs_drop_code() }
+        if ready == 0 && registry.population == 0 { vs_drop_code() }
         isIdle = true
         continue
       }
       isIdle = false
-      if polled[0].revents != 0, vs_next_signal(signals) > 0, dissolve() { return }
+      if polled[0].revents != 0, vs_next_signal(signals) > 0 {
+        if dissolve(&manager) { return }
+        isStopping = manager != nil
+      }
       if polled[1].revents != 0 {
         vs_eventfd_clear(changed)
         keeper.nudge()
@@ -173,8 +184,28 @@ public final class Daemon: @unchecked Sendable {
     }
   }
 
+  /// Milliseconds after which there is something to do though nothing has happened; -1: never.
+  private func pollTime(_ isIdle: Bool, _ isStopping: Bool, _ isService: Bool) -> Int32 {
+    if isStopping { return Self.retryMilliseconds }
+    if registry.population > 0 { return isService ? Int32(ServiceManager.interval / 1_000_000) : -1 }
+    return isIdle ? -1 : Self.idleMilliseconds
+  }
+
+  /// Tells the service manager how many are served, from time to time. Returns false: the daemon goes on.
+  private func tell(_ manager: inout ServiceManager?) -> Bool {
+    let now = vs_monotonic_ns()
+    if manager?.isDue(at: now) == true { manager?.report(figures(), at: now) }
+    return false
+  }
+
+  private func figures() -> ServiceManager.Figures {
+    ServiceManager.Figures(
+      processes: registry.population,
+      swappedBytes: registry.snapshot().reduce(0) { $0 + $1.group.account.swapped } * pageSize)
+  }
+
   /// Gives everyone their pages back. false: somebody cannot take them now, so the daemon stays.
-  private func dissolve() -> Bool {
+  private func dissolve(_ manager: inout ServiceManager?) -> Bool {
     var promises: [Promise<Pager.RestoreResult>] = []
     for pager in registry.pagers() {
       let promise = Promise<Pager.RestoreResult>()
@@ -182,7 +213,7 @@ public final class Daemon: @unchecked Sendable {
     }
     var stuck = 0
     for promise in promises {
-      guard let result = promise.wait(milliseconds: 120_000) else {
+      guard let result = wait(for: promise, &manager) else {
         stuck += 1
         continue
       }
@@ -190,5 +221,16 @@ public final class Daemon: @unchecked Sendable {
     }
     if stuck > 0 { logger.error("\(stuck) targets cannot take their pages back now; staying. Are they stopped?") }
     return stuck == 0
+  }
+
+  /// The service manager hears of it every second.
+  private func wait(
+    for promise: Promise<Pager.RestoreResult>, _ manager: inout ServiceManager?
+  ) -> Pager.RestoreResult? {
+    for _ in 0..<120 {
+      manager?.stopping(figures())
+      if let result = promise.wait(milliseconds: 1000) { return result }
+    }
+    return nil
   }
 }

@@ -109,8 +109,13 @@ extension Daemon: ControlPlane {
     return RestoreReply(restoredPages: pages, restoredBytes: pages * pageSize)
   }
 
+  /// The group of that name, as it was chosen or as it is shown.
+  private func group(named id: String) -> (group: Group, targets: [Target])? {
+    registry.group(named: id) ?? registry.group(named: EscapedText.ascii(id.utf8))
+  }
+
   func setLimit(group id: String, limit: MemoryLimit) throws(ControlError) {
-    guard let found = registry.group(named: id) else { throw ControlError(.notFound, "there is no group \(id)") }
+    guard let found = group(named: id) else { throw ControlError(.notFound, "there is no group \(id)") }
     switch limit {
     case .none: found.group.account.setLimit(.none)
     case .fixed(let bytes): found.group.account.setLimit(.fixed(pages: max(1, bytes / pageSize)))
@@ -150,7 +155,7 @@ extension Daemon: ControlPlane {
       guard let target = registry.target(processID: pid) else { throw Self.unknown(pid) }
       return [target]
     case .group(let id):
-      guard let found = registry.group(named: id), !found.targets.isEmpty else {
+      guard let found = group(named: id), !found.targets.isEmpty else {
         throw ControlError(.notFound, "there is no group \(id)")
       }
       return found.targets

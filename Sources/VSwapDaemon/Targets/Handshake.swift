@@ -326,10 +326,16 @@ struct Endpoint {
 
 /// Fixed-size texts of the wire protocol.
 enum Wire {
-  /// Up to the first zero byte; what is no printable ASCII becomes "?".
+  /// Up to the first zero byte. What is no printable ASCII becomes `\xNN`: other names stay other ones, and a name that
+  /// is given as it was shown is the same.
   static func text<Field>(_ field: Field) -> String {
-    withUnsafeBytes(of: field) { bytes in
-      String(decoding: bytes.prefix { $0 != 0 }.map { (33...126).contains($0) ? $0 : UInt8(ascii: "?") }, as: UTF8.self)
+    let digits = Array("0123456789ABCDEF".utf8)
+    return withUnsafeBytes(of: field) { bytes in
+      let text = bytes.prefix { $0 != 0 }.flatMap { byte in
+        (0x20...0x7E).contains(byte)
+          ? [byte] : [UInt8(ascii: "\\"), UInt8(ascii: "x"), digits[Int(byte >> 4)], digits[Int(byte & 15)]]
+      }
+      return String(decoding: text, as: UTF8.self)
     }
   }
 

@@ -29,6 +29,32 @@ struct ConfigurationFileTests {
       ])
   }
 
+  @Test("comments, and commas behind the last entry")
+  func relaxed() throws {
+    let file = try read(
+      """
+      // "runtime_dir": "/run/x",
+      { // {
+        "pool_limit": "2G", // , "a": 1
+        "swap": [{"path": "/a//b\\"", "size": "2M"}, /////
+          // ]
+        ],
+      }
+      """)
+    #expect(file.poolLimitBytes == 2 << 30)
+    #expect(file.swapAreas.map(\.path) == ["/a//b\""])
+    #expect(throws: StartupError.self) { try read("{,}") }
+    #expect(throws: StartupError.self) { try read("/ {}") }
+    #expect(try read("{}//").swapAreas.isEmpty)
+  }
+
+  @Test("the file that scripts/install puts there changes nothing")
+  func installed() throws {
+    let path = "\(#filePath)".replacing("Tests/VSwapDaemonTests/Control/ConfigurationFileTests.swift", with: "systemd/vswapd.json")
+    let file = try ConfigurationFile(path: path)
+    #expect(file == (try read("{}")))
+  }
+
   @Test(
     "mistakes are named with the file and the key",
     arguments: [
