@@ -54,13 +54,15 @@ final class SwapoffReport: @unchecked Sendable {
     if json { try StandardOutput.write(Array(line.readableBytesView)) }
     if reply.lost > 0 {
       StandardError.writeLine(
-        "vswapctl: \(EscapedText.shown(path: reply.path)): \(reply.lost) slots could not be read; programs get SIGBUS where they touch them")
+        "vswapctl: \(EscapedText.shown(path: reply.path)): \(reply.lost) slots could not be read; programs get SIGBUS where they touch them"
+      )
     }
     switch reply.state {
     case .off:
       if !json { try StandardOutput.write(sentence(reply)) }
     case .refused:
-      StandardError.writeLine("vswapctl: \(EscapedText.shown(path: reply.path)) stays active: \(reply.reason ?? "there is no room")")
+      StandardError.writeLine(
+        "vswapctl: \(EscapedText.shown(path: reply.path)) stays active: \(reply.reason ?? "there is no room")")
       staysActive = true
     case .cancelled:
       StandardError.writeLine("vswapctl: \(EscapedText.shown(path: reply.path)) stays active: the swapoff was cancelled")

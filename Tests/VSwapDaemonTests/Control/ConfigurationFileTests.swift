@@ -50,7 +50,8 @@ struct ConfigurationFileTests {
 
   @Test("the file that scripts/install puts there changes nothing")
   func installed() throws {
-    let path = "\(#filePath)".replacing("Tests/VSwapDaemonTests/Control/ConfigurationFileTests.swift", with: "systemd/vswapd.json")
+    let path = "\(#filePath)".replacing(
+      "Tests/VSwapDaemonTests/Control/ConfigurationFileTests.swift", with: "systemd/vswapd.json")
     let file = try ConfigurationFile(path: path)
     #expect(file == (try read("{}")))
   }

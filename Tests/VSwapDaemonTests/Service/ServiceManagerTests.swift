@@ -19,7 +19,7 @@ struct ServiceManagerTests {
       withUnsafeMutableBytes(of: &address.sun_path) { $0.copyBytes(from: path.utf8) }
       let bound = withUnsafePointer(to: address) {
         $0.withMemoryRebound(to: sockaddr.self, capacity: 1) {
-          bind(descriptor, $0, socklen_t(MemoryLayout<sockaddr_un>.size))
+          bind(descriptor, .init(__sockaddr__: $0), socklen_t(MemoryLayout<sockaddr_un>.size))
         }
       }
       try #require(bound == 0)
@@ -64,7 +64,8 @@ struct ServiceManagerTests {
     #expect(receiver.next()?.contains("EXTEND") == false)
   }
 
-  @Test("what is no address of a unix socket", arguments: [nil, "", "run/x", "vsock:2:1", "/" + String(repeating: "x", count: 108)])
+  @Test(
+    "what is no address of a unix socket", arguments: [nil, "", "run/x", "vsock:2:1", "/" + String(repeating: "x", count: 108)])
   func noAddress(socket: String?) {
     #expect(ServiceManager(socket: socket) == nil)
   }
