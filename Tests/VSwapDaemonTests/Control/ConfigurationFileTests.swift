@@ -43,7 +43,7 @@ struct ConfigurationFileTests {
       """)
     #expect(file.poolLimitBytes == 2 << 30)
     #expect(file.swapAreas.map(\.path) == ["/a//b\""])
-    #expect(throws: StartupError.self) { try read("{,}") }
+    #expect(throws: StartupError.self) { try read("{,,}") }
     #expect(throws: StartupError.self) { try read("/ {}") }
     #expect(try read("{}//").swapAreas.isEmpty)
   }
