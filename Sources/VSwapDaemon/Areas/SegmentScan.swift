@@ -26,6 +26,8 @@ enum SegmentScan {
     _ layer: SlotLayer, _ slot: SlotNumber, _ area: Int, _ segment: UInt32, _ buffer: UnsafeRawPointer,
     _ stamp: AreaSegment.Stamp, unit: Int?, _ visit: (SlotNumber, SlotWord, (bytes: UnsafeRawPointer, length: Int)?) -> Void
   ) {
+    // The number comes from the disk: whoever writes there can make an entry that passes for one of ours.
+    guard slot >= 1, slot <= layer.table.highest else { return }
     guard let found = backing(layer, layer.table.word(slot)), isIn(found, area, segment), layer.table.tryRetain(slot)
     else { return }
     var word = layer.table.word(slot)

@@ -75,7 +75,7 @@ import Testing
 }
 
 /// A slot layer whose pages are functions of their slots' numbers.
-private final class SwapoffBench: PageSink, @unchecked Sendable {
+final class SwapoffBench: PageSink, @unchecked Sendable {
   let layer: SlotLayer
   let disk = FakeDisk(seed: 1)
   private let page = TestPage()
