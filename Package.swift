@@ -62,7 +62,12 @@ let package = Package(
       swiftSettings: strict),
     .testTarget(
       name: "VSwapDaemonTests",
-      dependencies: ["VSwapDaemon", "VSwapAPI", "CVSwapWire", "CUserfault"],
+      dependencies: [
+        "VSwapDaemon", "VSwapAPI", "CVSwapWire", "CUserfault",
+        .product(name: "NIOCore", package: "swift-nio"),
+        .product(name: "NIOEmbedded", package: "swift-nio"),
+        .product(name: "NIOHTTP1", package: "swift-nio"),
+      ],
       cSettings: gnu,
       swiftSettings: strict),
   ],

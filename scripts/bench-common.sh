@@ -4,6 +4,9 @@
 # files are made, default /var/tmp).
 # shellcheck disable=SC2034,SC2154  # variables for, and of, whoever sources this
 
+# Numbers are written and read with points.
+export LC_ALL=C.UTF-8
+
 bin=${VSWAP_BIN:-$PWD/.build/release} programs=${VSWAP_PROGRAMS:-$PWD/.build/programs}
 place=${VSWAP_BENCH_DIR:-/var/tmp}
 daemon='' runner=''

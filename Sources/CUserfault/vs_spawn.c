@@ -132,13 +132,51 @@ static const char group_name[] = "VSWAP_GROUP=";
 static const char required_name[] = "VSWAP_REQUIRED=";
 enum { DECIMAL_ROOM = 12 };
 
+/// Variables of a service manager that hold the number of the process they are for, each with its "=".
+static const char *const manager_names[] = {"LISTEN_PID=", "WATCHDOG_PID=", "SYSTEMD_EXEC_PID="};
+enum { MANAGER_NAMES = sizeof manager_names / sizeof manager_names[0], MANAGER_ROOM = 32 };
+
+/// Room for those that name this process: the command is to find its own number there.
+struct manager_variables {
+  char *numbers[MANAGER_NAMES];
+  char text[MANAGER_NAMES][MANAGER_ROOM];
+};
+
+/// Replaces the entries that name this process by ones whose numbers are still to be written. LISTEN_PIDFDID, which
+/// says the same in another way, goes where LISTEN_PID is replaced.
+static void take_over(char **environment, size_t *used, struct manager_variables *variables) {
+  size_t n = 0;
+  for (size_t i = 0; i < *used; i++) {
+    char *entry = environment[i];
+    for (size_t k = 0; k < MANAGER_NAMES; k++) {
+      size_t length = strlen(manager_names[k]);
+      char own[DECIMAL_ROOM];
+      put_decimal(own, (unsigned)getpid());
+      if (variables->numbers[k] || strncmp(entry, manager_names[k], length) || strcmp(entry + length, own)) continue;
+      entry = memcpy(variables->text[k], manager_names[k], length + 1);
+      variables->numbers[k] = variables->text[k] + length;
+    }
+    environment[n++] = entry;
+  }
+  *used = n;
+  if (!variables->numbers[0]) return;
+  n = 0;
+  for (size_t i = 0; i < *used; i++) {
+    if (strncmp(environment[i], "LISTEN_PIDFDID=", 15) != 0) environment[n++] = environment[i];
+  }
+  for (size_t i = n; i < *used; i++) environment[i] = NULL;
+  *used = n;
+}
+
 pid_t vs_spawn_command(const struct vs_program *program, const char *group_stem) {
   size_t used, stem = strlen(group_stem), group_size = sizeof group_name + stem + 1 + DECIMAL_ROOM;
   char **environment = edited_environment(program->changes, 2, &used);
   char *text = malloc(group_size + sizeof required_name + DECIMAL_ROOM);
   int report[2] = {-1, -1};
   pid_t child = -ENOMEM;
+  struct manager_variables manager = {0};
   if (!environment || !text) goto out;
+  take_over(environment, &used, &manager);
   char *group = text, *required = text + group_size;
   memcpy(group, group_name, sizeof group_name);
   memcpy(group + sizeof group_name - 1, group_stem, stem);
@@ -155,6 +193,9 @@ pid_t vs_spawn_command(const struct vs_program *program, const char *group_stem)
     restore_signals();
     put_decimal(group + sizeof group_name + stem, (unsigned)getpid());
     put_decimal(required + sizeof required_name - 1, (unsigned)getpid());
+    for (size_t k = 0; k < MANAGER_NAMES; k++) {
+      if (manager.numbers[k]) put_decimal(manager.numbers[k], (unsigned)getpid());
+    }
     execute(program, environment, report[1]);
   }
   close(report[1]);
@@ -207,14 +248,16 @@ pid_t vs_spawn_daemon(const struct vs_program *program, int ready_descriptor, in
   return child;
 }
 
-int vs_wait_forwarding(pid_t process) {
+int vs_wait_forwarding(pid_t process, int interval, void (*look)(void *), void *context) {
   sigset_t set = awaited_signals();
+  struct timespec time = {.tv_sec = interval / 1000, .tv_nsec = interval % 1000 * 1000000L};
   for (;;) {
     int status;
     pid_t ended = waitpid(process, &status, WNOHANG);
     if (ended < 0 && errno != EINTR) return -errno;
     if (ended == process) return WIFSIGNALED(status) ? 128 + WTERMSIG(status) : WEXITSTATUS(status);
-    int number = sigwaitinfo(&set, NULL);
+    int number = look ? sigtimedwait(&set, NULL, &time) : sigwaitinfo(&set, NULL);
+    if (number < 0 && errno == EAGAIN) look(context);
     if (number == SIGTERM || number == SIGHUP) kill(process, number);
   }
 }

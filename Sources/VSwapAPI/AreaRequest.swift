@@ -6,17 +6,21 @@ public struct SwaponRequest: Codable, Sendable, Equatable {
   public var sizeBytes: Int?
   /// Among ``SwapSpecification/priorities``; nil for one below all others.
   public var priority: Int?
+  /// Free segments are given back to the file system or the device. In JSON, `discard`; false if it is left out.
+  public var discards: Bool
 
   enum CodingKeys: String, CodingKey, CaseIterable {
     case path
     case sizeBytes = "size_bytes"
     case priority
+    case discards = "discard"
   }
 
-  public init(path: String, sizeBytes: Int?, priority: Int?) {
+  public init(path: String, sizeBytes: Int?, priority: Int?, discards: Bool = false) {
     self.path = path
     self.sizeBytes = sizeBytes
     self.priority = priority
+    self.discards = discards
   }
 
   public init(from decoder: any Decoder) throws {
@@ -24,6 +28,7 @@ public struct SwaponRequest: Codable, Sendable, Equatable {
     path = try fields.absolutePath(forKey: .path)
     sizeBytes = try fields.wholeNumberIfPresent(forKey: .sizeBytes)
     priority = try fields.wholeNumberIfPresent(forKey: .priority)
+    discards = try fields.decodeIfPresent(Bool.self, forKey: .discards) ?? false
     if let sizeBytes, sizeBytes < ByteSize.minimumArea {
       throw fields.invalid(.sizeBytes, "must be at least \(ByteSize.minimumArea)")
     }

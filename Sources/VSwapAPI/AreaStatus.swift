@@ -11,10 +11,12 @@ public struct AreaStatus: Codable, Sendable, Equatable {
   /// Physical slots in use.
   public var slots: Int
   public var priority: Int
-  /// "active", "draining", "full" or "faulty".
+  /// "active", "draining", "full", "no_space" or "faulty".
   public var state: String
   /// false: its file system has no direct I/O, so reads and writes go through the page cache.
   public var direct: Bool
+  /// Free segments are given back to the file system or the device.
+  public var discard: Bool
   /// Slots that could not be read, or had another content.
   public var readErrors: Int
   /// Writes that failed.
@@ -24,14 +26,14 @@ public struct AreaStatus: Codable, Sendable, Equatable {
     case path, type
     case sizeBytes = "size_bytes"
     case usedBytes = "used_bytes"
-    case slots, priority, state, direct
+    case slots, priority, state, direct, discard
     case readErrors = "read_errors"
     case writeErrors = "write_errors"
   }
 
   public init(
     path: String, type: Kind, sizeBytes: Int, usedBytes: Int, slots: Int, priority: Int, state: String,
-    direct: Bool, readErrors: Int, writeErrors: Int
+    direct: Bool, discard: Bool = false, readErrors: Int, writeErrors: Int
   ) {
     self.path = path
     self.type = type
@@ -41,6 +43,7 @@ public struct AreaStatus: Codable, Sendable, Equatable {
     self.priority = priority
     self.state = state
     self.direct = direct
+    self.discard = discard
     self.readErrors = readErrors
     self.writeErrors = writeErrors
   }

@@ -35,13 +35,20 @@ public enum ByteSize {
     return bytes
   }
 
+  /// Bytes of so many pages of 4096; of more than can be counted, the most that can.
+  public static func ofPages(_ pages: Int) -> Int {
+    let bytes = pages.multipliedReportingOverflow(by: 4096)
+    return bytes.overflow ? (pages < 0 ? .min : .max) : bytes.partialValue
+  }
+
   /// For example "0 B", "512 B", "63.8 MiB", "1.5 GiB": one decimal from KiB upwards.
   public static func format(_ bytes: Int) -> String {
     var tenths = bytes.magnitude.multipliedReportingOverflow(by: 10)
     guard bytes.magnitude >= 1024, !tenths.overflow else { return "\(bytes) B" }
     var unit = 0
     repeat {
-      tenths.partialValue = (tenths.partialValue + 512) / 1024
+      // Rounded, without a sum that may not fit.
+      tenths.partialValue = tenths.partialValue / 1024 + (tenths.partialValue % 1024 >= 512 ? 1 : 0)
       unit += 1
     } while tenths.partialValue >= 10240 && unit < units.count
     let sign = bytes < 0 ? "-" : ""

@@ -6,11 +6,16 @@ public struct GroupStatus: Codable, Sendable, Equatable {
     case overLimit = "over_limit"
     /// Over its limit because the pool has no room.
     case poolFull = "pool_full"
+    /// Over its limit because its user has as much swapped out as one may.
+    case overQuota = "over_quota"
     /// Over its limit because what is resident cannot be evicted (pinned, shared, locked).
     case unevictable
   }
 
+  /// Its name; where another group has that too, "USER:NAME" or "USER:NAMESPACE:NAME", but for groups of the daemon's own user.
   public var id: String
+  /// Whose it is: a user identifier.
+  public var user: UInt32
   /// Bytes; 0 for none. Of an automatic limit, where it is now.
   public var limitBytes: Int
   public var limitMode: LimitMode
@@ -19,32 +24,59 @@ public struct GroupStatus: Codable, Sendable, Equatable {
   public var swappedPages: Int
   public var state: State
   public var targets: [TargetStatus]
+  /// Processes of the group whose memory no limit holds.
+  public var notHeld: [ProcessNotHeld]
   public var totals: GroupTotals
   /// Where the group's pages have enough in common. Of an ended group: the one that it had.
   public var dictionary: DictionaryStatus?
 
   enum CodingKeys: String, CodingKey {
-    case id
+    case id, user
     case limitBytes = "limit_bytes"
     case limitMode = "limit_mode"
     case residentBytes = "resident_bytes"
     case swappedPages = "swapped_pages"
-    case state, targets, totals, dictionary
+    case state, targets
+    case notHeld = "not_held"
+    case totals, dictionary
   }
 
   public init(
-    id: String, limitBytes: Int, limitMode: LimitMode, residentBytes: Int, swappedPages: Int, state: State,
-    targets: [TargetStatus], totals: GroupTotals, dictionary: DictionaryStatus? = nil
+    id: String, user: UInt32 = 0, limitBytes: Int, limitMode: LimitMode, residentBytes: Int, swappedPages: Int, state: State,
+    targets: [TargetStatus], notHeld: [ProcessNotHeld] = [], totals: GroupTotals, dictionary: DictionaryStatus? = nil
   ) {
     self.id = id
+    self.user = user
     self.limitBytes = limitBytes
     self.limitMode = limitMode
     self.residentBytes = residentBytes
     self.swappedPages = swappedPages
     self.state = state
     self.targets = targets
+    self.notHeld = notHeld
     self.totals = totals
     self.dictionary = dictionary
+  }
+}
+
+/// A process that belongs to a group, but cannot be evicted from.
+public struct ProcessNotHeld: Codable, Sendable, Equatable {
+  public enum Reason: String, Codable, Sendable {
+    /// It executed a program that has not attached: statically linked, set-user-ID, or with another environment.
+    case executed
+    /// It was let go of: `vswapctl detach`, or a breach of the protocol.
+    case detached
+  }
+
+  public var pid: Int32
+  /// Of the program that it was when it belonged to the group.
+  public var name: String
+  public var reason: Reason
+
+  public init(pid: Int32, name: String, reason: Reason) {
+    self.pid = pid
+    self.name = name
+    self.reason = reason
   }
 }
 

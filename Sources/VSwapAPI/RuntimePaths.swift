@@ -21,6 +21,19 @@ public enum RuntimePaths {
     "\(directory)/attach.sock"
   }
 
+  /// File name of the library that is preloaded into targets.
+  public static let libraryName = "libvswap.so"
+  /// How the directories in a runtime directory begin that hold links to the library.
+  public static let preloadPrefix = "preload-"
+
+  /// Where in the runtime directory a link to `library` is made if LD_PRELOAD cannot name its own path. One place
+  /// for each library: several installations may use one daemon.
+  public static func preloadDirectory(in directory: String, for library: String) -> String {
+    var hash: UInt64 = 0xCBF2_9CE4_8422_2325  // FNV-1a
+    for byte in library.utf8 { hash = (hash ^ UInt64(byte)) &* 0x100_0000_01B3 }
+    return "\(directory)/\(preloadPrefix)\(String(hash, radix: 16))"
+  }
+
   /// `path` as seen from the root directory, for a daemon whose working directory is another one. Links stay.
   public static func absolute(_ path: String) -> String {
     guard !path.hasPrefix("/"), let here = getcwd(nil, 0) else { return path }

@@ -23,7 +23,7 @@
 #endif
 
 // How many pages move while the gate is held: the daemon's pager waits that long at most, some 20 us.
-#define PIECE 16u
+#define PIECE VSWAP_PIECE_PAGES
 // A child that lives shorter than this never gets an agent: fork followed by exec stays cheap.
 #define YOUNG_MILLISECONDS 500
 // How often an idle agent looks whether the daemon is still there.
@@ -93,13 +93,13 @@ static bool daemon_gone(void) {
   return length == 0 || (length < 0 && length != -EAGAIN && length != -EINTR);
 }
 
-/// false: the daemon died with the gate in its hand.
+/// false: the daemon died with the gate in its hand, or it says leave: the program, which can write here, may have taken the gate with it.
 static bool enter_gate(void) {
   uint32_t *gate = &shim->ring->gate;
   if (vswap_replace(gate, 0, 1)) return true;
   while (vswap_exchange(gate, 2) != 0) {
     shim_futex_wait(gate, 2, 100);
-    if (daemon_gone()) return false;
+    if (daemon_gone() || vswap_load(&shim->ring->leave)) return false;
   }
   return true;
 }
@@ -383,8 +383,9 @@ static void settle(bool attached) {
 static bool part(void) {
   if (raw(SYS_close_range, shim->debug ? 3u : 0u, ~0u, CLOSE_RANGE_UNSHARE) != 0) return false;
   raw(SYS_prctl, PR_SET_NAME, "vswap-agent", 0, 0, 0);
-  // Signals for the program's process group, or from its terminal, pass by.
-  raw(SYS_setsid);
+  // Signals for the program's process group, or from its terminal, pass by. Not a session of its own: the scheduler would
+  // weigh the agent against the whole program then, and a program that computes would keep it waiting.
+  raw(SYS_setpgid, 0, 0);
   // It uses no message queues; whoever finds its remains knows it by that.
   struct rlimit64 mark = {SHIM_AGENT_MARK, SHIM_AGENT_MARK};
   raw(SYS_prlimit64, 0, RLIMIT_MSGQUEUE, &mark, 0);

@@ -107,6 +107,7 @@ static bool map_shared(int ring, int family) {
   shim->ring = map(NULL, sizeof(struct vswap_ring), MAP_SHARED, ring);
   if (!shim->ring) return fail("mapping the ring failed");
   raw(SYS_madvise, shim->ring, sizeof(struct vswap_ring), MADV_DONTFORK);
+  shim_make_bells();
   // In a child the parent's page is there, and the program's threads look at it while they wait for us (shim_grow_up), or fork: the new one
   // takes its place in one step.
   struct vswap_family *page = map(shim->family, SHIM_PAGE, shim->family ? MAP_SHARED | MAP_FIXED : MAP_SHARED, family);
@@ -131,7 +132,7 @@ bool shim_attach(enum vswap_kind kind, uint64_t token) {
                               .version = VSWAP_VERSION,
                               .kind = kind,
                               .agent = vswap_load(&shim->agent),
-                              .token = token,
+                              .token = kind == VSWAP_CHILD ? token : shim->pass,
                               .limit_bytes = shim->limit};
   memcpy(hello.group, shim->group, sizeof(hello.group));
   memcpy(hello.name, shim->name, sizeof(hello.name));
@@ -159,5 +160,10 @@ bool shim_attach(enum vswap_kind kind, uint64_t token) {
   memcpy(attach.private_end, shim->private_end, sizeof(attach.private_end));
   if (!send_message(&attach, sizeof(attach), kind == VSWAP_NEW ? shim->uffd : -1))
     return fail("the daemon closed the connection");
-  return receive_welcome(&welcome, NULL, 0);
+  if (!receive_welcome(&welcome, NULL, 0)) return false;
+  if (kind == VSWAP_CHILD) return true;  // of its parent's group
+  memcpy(shim->group, welcome.text, sizeof(shim->group));
+  shim->group[sizeof(shim->group) - 1] = 0;
+  shim->pass = welcome.token;
+  return true;
 }

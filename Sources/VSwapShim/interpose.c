@@ -4,6 +4,7 @@
 //   mremap           a range over several mappings, one of them registered, is left half moved (6.17+) or refused; and one
 //                    call at a time, none during fork, since the kernel's events of several threads arrive in any order
 //   realloc          calls mremap inside libc, where nobody sees it; the same order for those
+//   mmap ...         announce.c: new memory is announced near the limit
 //   madvise, process_madvise
 //                    WIPEONFORK, DONTFORK and GUARD_INSTALL change what a hole in the range means, without an event
 //   ioctl            a mapping has one userfaultfd: it is given back when the program registers it with its own
@@ -29,6 +30,9 @@
 
 #define EXPORTED __attribute__((visibility("default")))
 #define IOV_MAX_RANGES 1024
+#ifndef MADV_POPULATE_WRITE
+#define MADV_POPULATE_WRITE 23
+#endif
 #ifndef MADV_GUARD_INSTALL
 #define MADV_GUARD_INSTALL 102
 #endif
@@ -225,7 +229,10 @@ static bool is_silent(int advice) {
 static long call_madvise(const long *arguments) {
   int advice = (int)arguments[2];
   if (advice == MADV_FREE) return free_pages(arguments);
+  // Each page is a fault then, which waits until there is room.
+  if (advice == MADV_POPULATE_WRITE) shim_announce((void *)arguments[0], (size_t)arguments[1]);
   if (!is_silent(advice) || arguments[1] == 0) return plain_call(SYS_madvise, arguments);
+  shim_note_advice();
   return call(VSWAP_RELEASE_RANGE, (uint64_t)arguments[0], (uint64_t)arguments[1], SYS_madvise, arguments);
 }
 
@@ -236,6 +243,7 @@ static long call_process_madvise(const long *arguments) {
   uint64_t low = UINT64_MAX, high = 0;
   if (!is_silent((int)arguments[3]) || !ranges || arguments[2] <= 0 || arguments[2] > IOV_MAX_RANGES)
     return plain_call(SYS_process_madvise, arguments);
+  shim_note_advice();
   for (long index = 0; index < arguments[2]; index++) {
     uint64_t start = (uintptr_t)ranges[index].iov_base, end = start + ranges[index].iov_len;
     if (start < low) low = start;
@@ -279,7 +287,9 @@ EXPORTED void *mremap(void *address, size_t old_length, size_t length, int flags
     va_end(list);
   }
   const long arguments[6] = {(long)address, (long)old_length, (long)length, flags, (long)destination};
-  return (void *)told(call_mremap(arguments));
+  void *made = (void *)told(call_mremap(arguments));
+  if (length > old_length) shim_announce(made, length);
+  return made;
 }
 
 EXPORTED int madvise(void *address, size_t length, int advice) {

@@ -49,7 +49,8 @@ static bool map_private(void) {
   made->mark = made->identity + SHIM_PAGE;
   if (raw(SYS_mprotect, base + state, SHIM_PAGE, PROT_NONE) != 0 ||
       raw(SYS_mprotect, made->stack + SHIM_STACK, SHIM_PAGE, PROT_NONE) != 0 ||
-      raw(SYS_madvise, made->mark, SHIM_PAGE, MADV_WIPEONFORK) != 0) {
+      // The identity page as well: the daemon may put a token there to find out whose memory this is, and a child's is another one.
+      raw(SYS_madvise, made->identity, 2 * SHIM_PAGE, MADV_WIPEONFORK) != 0) {
     raw(SYS_munmap, base - SHIM_PAGE, total + 2 * SHIM_PAGE);
     return false;
   }
@@ -133,6 +134,7 @@ static void default_socket(void) {
 static const char *read_environment(void) {
   const char *path = secure_getenv("VSWAP_SOCKET"), *limit = secure_getenv("VSWAP_LIMIT");
   const char *group = secure_getenv("VSWAP_GROUP"), *required = secure_getenv("VSWAP_REQUIRED");
+  const char *pass = secure_getenv("VSWAP_PASS");
   const char *debug = secure_getenv("VSWAP_DEBUG");
   shim->debug = debug && strcmp(debug, "1") == 0;
   // "1" means everyone; a number means just that process, so that `vswapctl run` can insist on CMD alone.
@@ -143,14 +145,17 @@ static const char *read_environment(void) {
   if (!path) default_socket();
   if (limit && !parse_limit(limit, &shim->limit)) return "VSWAP_LIMIT is no size: write a number and K, M or G, or auto";
   if (group && strlen(group) >= sizeof(shim->group)) return "VSWAP_GROUP is longer than 63 characters";
-  if (group) {
-    copy_text(shim->group, sizeof(shim->group), group);
-  } else {
-    // What this program starts belongs to it, and shares its limit.
-    snprintf(shim->group, sizeof(shim->group), "%s-%d", shim->name, (int)getpid());
-    setenv("VSWAP_GROUP", shim->group, 1);
-  }
+  if (group) copy_text(shim->group, sizeof(shim->group), group);
+  shim->pass = pass ? strtoull(pass, NULL, 16) : 0;
   return NULL;
+}
+
+/// What this program starts belongs to its group, and shares its limit, whatever user it becomes.
+static void hand_on_group(void) {
+  char pass[17];
+  snprintf(pass, sizeof(pass), "%016llx", (unsigned long long)shim->pass);
+  setenv("VSWAP_GROUP", shim->group, 1);
+  setenv("VSWAP_PASS", pass, 1);
 }
 
 /// One object's writable segments, from the first to the end of .bss.
@@ -243,8 +248,12 @@ static void attach(void) {
     give_up("starting the agent failed");
   } else {
     await_agent();
-    if (vswap_load(&shim->phase) == SHIM_FAILED) give_up(shim->failure);
-    else if (shim->debug) say("attached");
+    if (vswap_load(&shim->phase) == SHIM_FAILED) {
+      give_up(shim->failure);
+    } else {
+      hand_on_group();
+      if (shim->debug) say("attached");
+    }
   }
   sigaction(SIGSYS, &before, NULL);
 }

@@ -80,7 +80,8 @@ struct shim {
   uint64_t no_threads[64];  // what the agent has in the place of a thread control block
   char path[108];
   char fallback_path[108];
-  char group[VSWAP_GROUP_MAX];
+  char group[VSWAP_GROUP_MAX];  // empty until the daemon has made a name, if none was asked for
+  uint64_t pass;                // of that group, or of the one that this program was started in
   char name[VSWAP_NAME_MAX];
   char failure[VSWAP_TEXT_MAX];
   struct shim_thread threads[SHIM_THREADS];
@@ -92,6 +93,13 @@ static inline bool shim_ready(void) { return shim != (struct shim *)1; }
 
 static inline void shim_futex_wake(uint32_t *word) { raw(SYS_futex, word, 1 /* FUTEX_WAKE */, INT32_MAX); }
 long shim_futex_wait(uint32_t *word, uint32_t expected, int milliseconds);
+
+/// Maps the bells, once, and names them in the ring (announce.c).
+void shim_make_bells(void);
+/// Memory that appeared other than by mmap or mprotect: announced, where that is wanted.
+void shim_announce(void *address, size_t length);
+/// From now on not all private anonymous memory is alike: advice for forks, or a stack.
+void shim_note_advice(void);
 
 /// Maps staging and outbox. 0, or -errno.
 long shim_map_staging(void);

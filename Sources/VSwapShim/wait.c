@@ -24,11 +24,11 @@ void shim_find_waits(void) {
 
 static bool is_adopting(void) { return shim_is_ours() && shim->adopting; }
 
-/// An agent ends with a status of its own, leads a session, and has marked itself by a limit that means nothing to it. /proc need
+/// An agent ends with a status of its own, leads a process group, and has marked itself by a limit that means nothing to it. /proc need
 /// not be there, or show this namespace. Where its user is another one than the program's by now, the limit cannot be asked for.
 static bool is_agent(const siginfo_t *found) {
   if (found->si_code != CLD_EXITED || found->si_status != SHIM_AGENT_STATUS) return false;
-  if (raw(SYS_getsid, found->si_pid) != found->si_pid) return false;
+  if (raw(SYS_getpgid, found->si_pid) != found->si_pid) return false;
   struct rlimit64 mark;
   long result = raw(SYS_prlimit64, found->si_pid, RLIMIT_MSGQUEUE, 0, &mark);
   return result == -EPERM || (result == 0 && mark.rlim_cur == SHIM_AGENT_MARK);

@@ -10,7 +10,7 @@ enum AreaReport {
     ])
     for area in areas {
       table.add([
-        area.path, area.type.rawValue, ByteSize.format(area.sizeBytes), ByteSize.format(area.usedBytes),
+        EscapedText.shown(path: area.path), area.type.rawValue, ByteSize.format(area.sizeBytes), ByteSize.format(area.usedBytes),
         "\(area.priority)", state(area),
       ])
     }
@@ -18,7 +18,8 @@ enum AreaReport {
   }
 
   private static func state(_ area: AreaStatus) -> String {
-    var words = [area.state]
+    var words = [area.state == "no_space" ? "no space" : area.state]
+    if area.discard { words.append("discard") }
     if !area.direct { words.append("through the page cache") }
     if area.readErrors > 0 { words.append("read errors: \(area.readErrors)") }
     if area.writeErrors > 0 { words.append("write errors: \(area.writeErrors)") }

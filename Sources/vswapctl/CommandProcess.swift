@@ -32,8 +32,14 @@ struct CommandProcess {
   }
 
   /// Waits for the end; SIGTERM and SIGHUP go to the command meanwhile. Returns the exit status for vswapctl.
-  func wait() -> Int32 {
-    let status = vs_wait_forwarding(process)
+  ///
+  /// - Parameter outsiders: look from time to time, if they are to be known.
+  func wait(_ outsiders: Outsiders?) -> Int32 {
+    let context = outsiders.map { Unmanaged.passUnretained($0).toOpaque() }
+    let look: (@convention(c) (UnsafeMutableRawPointer?) -> Void)? =
+      outsiders == nil
+      ? nil : { Unmanaged<Outsiders>.fromOpaque($0!).takeUnretainedValue().look() }  // it is the context
+    let status = withExtendedLifetime(outsiders) { vs_wait_forwarding(process, Outsiders.interval, look, context) }
     precondition(status >= 0, "a child that cannot be waited for")
     return status
   }

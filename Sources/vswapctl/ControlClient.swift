@@ -33,6 +33,10 @@ struct ControlClient {
     try decode(DaemonStatus.self, statusText())
   }
 
+  func status(within time: TimeAmount) throws(Failure) -> DaemonStatus {
+    try decode(DaemonStatus.self, exchange(.GET, "/v1/status", body: nil, within: time))
+  }
+
   /// The status as the daemon wrote it.
   func statusText() throws(Failure) -> ByteBuffer {
     try exchange(.GET, "/v1/status", body: nil, within: Self.statusTime)
@@ -195,7 +199,7 @@ extension ControlClient {
     case .unreachable(let code):
       CommandFailure(
         message: "no daemon answers at \(socketPath) (\(Self.text(code))); start one with `vswapd serve`, "
-          + "or use `vswapctl run --embedded`")
+          + "use `vswapctl run --embedded`, or name an embedded one that runs with --embedded-of")
     case .silent:
       CommandFailure(message: "the daemon at \(socketPath) does not answer; see whether it is stopped")
     case .refused(let error):

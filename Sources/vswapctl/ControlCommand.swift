@@ -23,6 +23,11 @@ struct ControlCommand: ParsableCommand {
 
   /// Runs the command line and returns the exit status.
   static func invoke(_ arguments: [String]) -> Int32 {
+    if let argument = CommandLine.firstInvalid {
+      let status = commandName(arguments) == "run" ? LaunchRefusal.Status.notAttachable.rawValue : EX_USAGE
+      reportError("'\(argument)' is not UTF-8, in which vswapd has the names of files and groups; rename it")
+      return status
+    }
     do {
       var command = try parseAsRoot(arguments)
       try command.run()
@@ -54,11 +59,25 @@ struct ControlCommand: ParsableCommand {
   private static func commandName(_ arguments: [String]) -> String? {
     var rest = arguments[...]
     while let argument = rest.popFirst() {
-      if argument == "--socket" {
+      if argument == "--socket" || argument == "--embedded-of" {
         _ = rest.popFirst()
       } else if !argument.hasPrefix("-") {
         return configuration.subcommands.compactMap { $0.configuration.commandName }.first { $0 == argument }
       }
+    }
+    return nil
+  }
+}
+
+extension CommandLine {
+  /// The first argument in front of `--` that no String can hold, escaped: another file would be meant. What is
+  /// behind it is passed on byte for byte.
+  fileprivate static var firstInvalid: String? {
+    for index in 1..<max(1, Int(argc)) {
+      let argument = unsafeArgv[index]!  // argc counts them
+      if strcmp(argument, "--") == 0 { return nil }
+      let bytes = UnsafeBufferPointer(start: argument, count: strlen(argument)).map { UInt8(bitPattern: $0) }
+      if String(validating: bytes, as: UTF8.self) == nil { return EscapedText.ascii(bytes) }
     }
     return nil
   }

@@ -12,6 +12,8 @@ final class EmbeddedDaemon {
   /// Its other end tells the daemon that this process is there.
   private let lifeline: Int32
 
+  /// How the names of such directories begin.
+  static let directoryPrefix = "vswapd."
   /// How long it may take to get ready. It takes milliseconds.
   private static let startTime: Int32 = 30_000
   /// How long its end is waited for, so that nothing is left behind when vswapctl ends.
@@ -71,19 +73,22 @@ final class EmbeddedDaemon {
 
   private static func makeDirectory() throws(LaunchRefusal) -> String {
     let parent = parentDirectory()
-    guard let template = strdup("\(parent)/vswapd.XXXXXX") else { throw systemRefusal("no memory") }
+    guard let template = strdup("\(parent)/\(directoryPrefix)XXXXXX") else { throw systemRefusal("no memory") }
     defer { free(template) }
     guard let made = mkdtemp(template) else { throw systemRefusal("cannot make a directory in \(parent)") }
-    // Processes of CMD that change their user must reach attach.sock; control.sock stays the owner's.
-    chmod(made, 0o711)
+    // What root starts may become another user, and must reach attach.sock then: it shows the pass of its group. control.sock stays root's, and
+    // nobody else's program is served.
+    if geteuid() == 0 { chmod(made, 0o711) }
     return String(cString: made)
   }
 
   private static func parentDirectory() -> String {
     let own = getenv("XDG_RUNTIME_DIR").map { String(cString: $0) }
-    let longest = RuntimePaths.longestSocketPath - "/vswapd.XXXXXX/control.sock".utf8.count
+    let longest = RuntimePaths.longestSocketPath - "/\(directoryPrefix)XXXXXX/control.sock".utf8.count
     let candidates = (geteuid() == 0 ? ["/run"] : []) + [own].compactMap(\.self)
-    return candidates.first { $0.hasPrefix("/") && $0.utf8.count <= longest && access($0, W_OK | X_OK) == 0 }
+    return candidates.first {
+      $0.hasPrefix("/") && $0.utf8.count <= longest && PreloadLink.isReadable($0) && access($0, W_OK | X_OK) == 0
+    }
       ?? "/tmp"
   }
 

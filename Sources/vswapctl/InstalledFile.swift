@@ -3,16 +3,26 @@ import VSwapAPI
 
 /// The files that belong to vswapctl, wherever it is installed.
 enum InstalledFile {
-  /// The library to preload: $VSWAP_SHIM, or libvswap.so beside this program or in ../lib/vswapd.
+  /// The library to preload: $VSWAP_SHIM, or libvswap.so beside this program or below ../lib, where
+  /// scripts/install puts it.
   static func library() throws(LaunchRefusal) -> String {
-    let path = try libraryPath()
-    // ld.so(8) separates LD_PRELOAD at spaces and colons, and expands $ORIGIN and the like.
-    guard !path.contains(where: { " \t\n:$".contains($0) }) else {
-      throw LaunchRefusal(
-        .notAttachable,
-        "\(path): LD_PRELOAD cannot name a path with a space, colon or dollar sign; install it elsewhere")
+    if let value = getenv("VSWAP_SHIM") {
+      let path = absolute(String(cString: value))
+      guard access(path, R_OK) == 0 else {
+        throw LaunchRefusal(
+          .notAttachable, "VSWAP_SHIM names \(path), which cannot be read; correct or unset it")
+      }
+      return path
     }
-    return path
+    let own = directory()
+    let places = ["\(own)", "\(own)/../lib/\(triplet)/vswapd", "\(own)/../lib/vswapd"].map {
+      "\($0)/\(RuntimePaths.libraryName)"
+    }
+    for place in places where access(place, R_OK) == 0 { return absolute(place) }
+    throw LaunchRefusal(
+      .notAttachable,
+      "\(RuntimePaths.libraryName) is neither in \(own) nor in \(own)/../lib/\(triplet)/vswapd; install it or set "
+        + "VSWAP_SHIM")
   }
 
   /// The daemon's program: vswapd beside this one, or in $PATH.
@@ -26,24 +36,13 @@ enum InstalledFile {
     }
   }
 
-  private static let libraryName = "libvswap.so"
-
-  private static func libraryPath() throws(LaunchRefusal) -> String {
-    if let value = getenv("VSWAP_SHIM") {
-      let path = absolute(String(cString: value))
-      guard access(path, R_OK) == 0 else {
-        throw LaunchRefusal(
-          .notAttachable, "VSWAP_SHIM names \(path), which cannot be read; correct or unset it")
-      }
-      return path
-    }
-    let own = directory()
-    let places = ["\(own)/\(libraryName)", "\(own)/../lib/vswapd/\(libraryName)"]
-    for place in places where access(place, R_OK) == 0 { return absolute(place) }
-    throw LaunchRefusal(
-      .notAttachable,
-      "\(libraryName) is neither in \(own) nor in \(own)/../lib/vswapd; install it or set VSWAP_SHIM")
-  }
+  /// Where Debian keeps the libraries of this machine: units that may execute from few places may execute
+  /// from there.
+  #if arch(x86_64)
+    private static let triplet = "x86_64-linux-gnu"
+  #elseif arch(arm64)
+    private static let triplet = "aarch64-linux-gnu"
+  #endif
 
   /// Where this program is.
   private static func directory() -> String {

@@ -35,23 +35,24 @@ struct ProgressBar {
 
   /// Fits into one line of the terminal: what does not is cut from the front of the path.
   func text(_ progress: SwapoffProgressLine) -> String {
-    let share = progress.slotsTotal == 0 ? 1 : Double(progress.slotsDone) / Double(progress.slotsTotal)
+    let done = progress.slotsTotal == 0 ? 1 : Double(progress.slotsDone) / Double(progress.slotsTotal)
+    let share = max(0, min(done, 1))
     let full = Int(share * Double(Self.cells))
     let bar = String(repeating: "#", count: full) + String(repeating: "-", count: Self.cells - full)
     let figures = " [\(bar)] \(Int(share * 100))%" + rate(progress) + remaining(share, progress.seconds)
     let room = max(0, columns - 1 - figures.count)
-    return String((progress.path.suffix(room) + figures).prefix(max(0, columns - 1)))
+    return String((EscapedText.shown(path: progress.path).suffix(room) + figures).prefix(max(0, columns - 1)))
   }
 
   private func rate(_ progress: SwapoffProgressLine) -> String {
     guard progress.seconds > 0 else { return "" }
     let rate = min(Double(progress.bytesDone) / progress.seconds, 1e15)
-    return "  \(ByteSize.format(Int(rate)))/s"
+    return "  \(ByteSize.format(whole(rate)))/s"
   }
 
   private func remaining(_ share: Double, _ seconds: Double) -> String {
     guard share > 0 else { return "" }
-    let left = Int(min(seconds * (1 - share) / share, 1e6).rounded(.up))
+    let left = whole(max(0, min(seconds * (1 - share) / share, 1e6)).rounded(.up))
     return left < 60 ? "  ETA \(left) s" : "  ETA \(left / 60) min \(left % 60) s"
   }
 

@@ -9,7 +9,7 @@ struct RunCommand: ParsableCommand {
     commandName: "run",
     abstract: "Run a program and all its descendants as one group, under a memory limit.",
     usage:
-      "vswapctl run [--limit SIZE|auto] [--pool-limit SIZE] [--swap PATH:SIZE[:PRIO]]... [--embedded] [--stats] -- CMD [ARG...]",
+      "vswapctl run [--limit SIZE|auto] [--pool-limit SIZE] [--swap PATH:SIZE[:PRIO][:discard]]... [--embedded] [--stats] -- CMD [ARG...]",
     discussion: """
       Uses the daemon that answers at the control socket, else starts one for as long as the program runs.
 
@@ -34,7 +34,7 @@ struct RunCommand: ParsableCommand {
   @Option(
     help: ArgumentHelp(
       "A swap area of an embedded daemon, made if it is missing; may be given several times.",
-      valueName: "path:size[:prio]"))
+      valueName: "path:size[:prio][:discard]"))
   var swap: [String] = []
 
   @Flag(help: "Start a daemon for this program even if another one answers.")
@@ -76,13 +76,15 @@ struct RunCommand: ParsableCommand {
 
   private func execute(_ program: String, _ library: String, _ daemon: RunDaemon) throws -> Int32 {
     let changes = TargetEnvironment.changes(
-      library: library, socket: daemon.attachSocket,
+      library: try PreloadLink.path(of: library, in: daemon.directory), socket: daemon.attachSocket,
       limit: try limit.map { try LimitOption.parse($0, for: "--limit") } ?? .none)
     vs_signals_hold()
     let process = try CommandProcess(program: program, argumentCount: command.count, changes: changes)
-    let status = process.wait()
-    if stats {
-      let summary = RunSummary(client: daemon.client, group: process.group, poolBefore: daemon.poolBefore)
+    let outsiders = stats ? Outsiders(of: process.process, library: library) : nil
+    let status = process.wait(outsiders)
+    if let outsiders {
+      let summary = RunSummary(
+        client: daemon.client, group: process.group, poolBefore: daemon.poolBefore, outsiders: outsiders.names)
       StandardError.writeLine(summary.line(afterEndOf: process.process))
     }
     return status

@@ -4,7 +4,9 @@ import VSwapAPI
 /// The daemon that a command attaches to: one that was there, or an embedded one.
 struct RunDaemon {
   let client: ControlClient
-  let attachSocket: String
+  /// The daemon's runtime directory, absolute.
+  let directory: String
+  var attachSocket: String { RuntimePaths.attachSocket(in: directory) }
   /// The pool as it was before the command.
   let poolBefore: PoolStatus
   private let embedded: EmbeddedDaemon?
@@ -14,7 +16,7 @@ struct RunDaemon {
     _ connection: ConnectionOptions, embedded wantsEmbedded: Bool, poolLimitBytes: Int?,
     swapAreas: [SwapSpecification]
   ) throws(LaunchRefusal) {
-    if !wantsEmbedded, let path = connection.path, let status = try Self.ask(path) {
+    if !wantsEmbedded, let path = try Self.path(connection), let status = try Self.ask(path) {
       guard poolLimitBytes == nil else {
         throw LaunchRefusal(.notAttachable, "--pool-limit is the running daemon's; use --embedded")
       }
@@ -23,13 +25,13 @@ struct RunDaemon {
           .notAttachable, "--swap is for an embedded daemon; use `vswapctl swapon` for the running one, or --embedded")
       }
       client = ControlClient(socketPath: path)
-      attachSocket = RuntimePaths.attachSocket(in: Self.directory(of: path))
+      directory = Self.directory(of: path)
       poolBefore = status.pool
       embedded = nil
     } else {
       let daemon = try EmbeddedDaemon(poolLimitBytes: poolLimitBytes, swapAreas: swapAreas)
       client = ControlClient(socketPath: RuntimePaths.controlSocket(in: daemon.directory))
-      attachSocket = RuntimePaths.attachSocket(in: daemon.directory)
+      directory = daemon.directory
       poolBefore = .empty
       embedded = daemon
     }
@@ -41,6 +43,14 @@ struct RunDaemon {
   /// Call when the command has ended, and when it could not be started.
   func release() {
     embedded?.release()
+  }
+
+  private static func path(_ connection: ConnectionOptions) throws(LaunchRefusal) -> String? {
+    do {
+      return try connection.path()
+    } catch {
+      throw LaunchRefusal(.notAttachable, error.message)
+    }
   }
 
   /// The status of the daemon at `path`; nil if there is none.

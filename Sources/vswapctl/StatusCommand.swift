@@ -17,6 +17,7 @@ struct StatusCommand: ParsableCommand {
   var watch = false
 
   func run() throws {
+    if try !connection.namesDaemon && showEmbedded() { return }
     let client = try connection.client()
     let refreshes = watch && !json && StandardOutput.isTerminal
     if refreshes { try StandardOutput.write(Self.clearScreen) }
@@ -32,6 +33,26 @@ struct StatusCommand: ParsableCommand {
       }
       isFirst = false
     } while watch
+  }
+
+  /// Shows which embedded daemons there are, if there is no other one. false: there is one, or there are none.
+  private func showEmbedded() throws -> Bool {
+    guard !json, !watch else { return false }
+    let path = try connection.path()
+    if let path {
+      do throws(ControlClient.Failure) {
+        _ = try ControlClient(socketPath: path).status()
+        return false
+      } catch {
+        guard case .unreachable(let code) = error, [ENOENT, ENOTDIR, ECONNREFUSED].contains(code) else { return false }
+      }
+    }
+    let daemons = EmbeddedDaemons.list()
+    guard !daemons.isEmpty else { return false }
+    try StandardOutput.write(
+      "No daemon serves \(path ?? "this user"). Embedded daemons; --embedded-of PID shows one:\n\n"
+        + EmbeddedDaemons.report(daemons))
+    return true
   }
 
   private func fetch(_ client: ControlClient) throws(CommandFailure) -> ByteBuffer {

@@ -8,18 +8,16 @@ enum StatusReport {
 
     \(tiers(status))\(areas(status.areas))\(note(status.pool))
     \(groups(status.groups))
-    \(targets(status.groups))
+    \(targets(status.groups))\(notHeld(status.groups))
     """
   }
 
   /// Original to compressed as in "3.4:1"; nil where nothing was compressed.
   static func ratio(_ original: Int, _ compressed: Int) -> String? {
     guard compressed > 0 else { return nil }
-    let tenths = Int((Double(original) / Double(compressed) * 10).rounded())
+    let tenths = whole((Double(original) / Double(compressed) * 10).rounded())
     return "\(tenths / 10).\(tenths % 10):1"
   }
-
-  private static let pageSize = 4096
 
   private static func tiers(_ status: DaemonStatus) -> String {
     var table = TextTable([
@@ -31,9 +29,9 @@ enum StatusReport {
       "pool", "\(pool.objects)", size(pool.originalBytes), size(pool.arenaBytes),
       ratio(pool.originalBytes, pool.compressedBytes) ?? "-", limit(pool.limitBytes), pool.state.rawValue,
     ])
-    let cached = size(cache * pageSize)
+    let cached = size(ByteSize.ofPages(cache))
     table.add(["cache", "\(cache)", cached, cached, "-", "-", ""])
-    table.add(["zero", "\(zero)", size(zero * pageSize), size(0), "-", "-", ""])
+    table.add(["zero", "\(zero)", size(ByteSize.ofPages(zero)), size(0), "-", "-", ""])
     table.add(["metadata", "-", "-", size(status.metadataBytes), "-", "-", ""])
     return table.render()
   }
@@ -55,7 +53,7 @@ enum StatusReport {
     ])
     for group in groups {
       table.add([
-        group.id, limit(of: group), size(group.residentBytes), size(group.swappedPages * pageSize),
+        group.id, limit(of: group), size(group.residentBytes), size(ByteSize.ofPages(group.swappedPages)),
         "\(group.targets.count)", words(group.state.rawValue),
       ])
     }
@@ -73,13 +71,29 @@ enum StatusReport {
       for target in group.targets {
         table.add([
           "\(target.pid)", target.name, group.id, size(target.residentBytes),
-          size(target.swappedPages * pageSize),
+          size(ByteSize.ofPages(target.swappedPages)),
           "\(target.evictions)", "\(target.faults)", "\(target.refaults)", "\(target.zeroFills)",
           words(target.state),
         ])
       }
     }
     return table.render()
+  }
+
+  private static func notHeld(_ groups: [GroupStatus]) -> String {
+    guard groups.contains(where: { !$0.notHeld.isEmpty }) else { return "" }
+    var table = TextTable([("PID", .right), ("NAME", .left), ("GROUP", .left), ("NOT HELD BECAUSE", .left)])
+    for group in groups {
+      for process in group.notHeld { table.add(["\(process.pid)", process.name, group.id, reason(process.reason)]) }
+    }
+    return "\n" + table.render()
+  }
+
+  private static func reason(_ reason: ProcessNotHeld.Reason) -> String {
+    switch reason {
+    case .executed: "it executed a program that did not attach"
+    case .detached: "it was detached"
+    }
   }
 
   private static func size(_ bytes: Int) -> String {

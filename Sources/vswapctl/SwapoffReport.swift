@@ -54,16 +54,18 @@ final class SwapoffReport: @unchecked Sendable {
     if json { try StandardOutput.write(Array(line.readableBytesView)) }
     if reply.lost > 0 {
       StandardError.writeLine(
-        "vswapctl: \(reply.path): \(reply.lost) slots could not be read; programs get SIGBUS where they touch them")
+        "vswapctl: \(EscapedText.shown(path: reply.path)): \(reply.lost) slots could not be read; programs get SIGBUS where they touch them"
+      )
     }
     switch reply.state {
     case .off:
       if !json { try StandardOutput.write(sentence(reply)) }
     case .refused:
-      StandardError.writeLine("vswapctl: \(reply.path) stays active: \(reply.reason ?? "there is no room")")
+      StandardError.writeLine(
+        "vswapctl: \(EscapedText.shown(path: reply.path)) stays active: \(reply.reason ?? "there is no room")")
       staysActive = true
     case .cancelled:
-      StandardError.writeLine("vswapctl: \(reply.path) stays active: the swapoff was cancelled")
+      StandardError.writeLine("vswapctl: \(EscapedText.shown(path: reply.path)) stays active: the swapoff was cancelled")
       staysActive = true
     }
   }
@@ -72,8 +74,8 @@ final class SwapoffReport: @unchecked Sendable {
     let slots = reply.slots == 1 ? "1 slot" : "\(reply.slots) slots"
     let amount = "\(slots) (\(ByteSize.format(reply.bytes)))"
     let places = "\(reply.toTarget) to programs, \(reply.toPool) to the pool, \(reply.toAreas) to other areas"
-    if dryRun { return "\(reply.path): can be retired: \(amount), \(places)\n" }
-    return "\(reply.path): retired in \(Self.seconds(reply.wallSeconds)): \(amount), \(places)\n"
+    if dryRun { return "\(EscapedText.shown(path: reply.path)): can be retired: \(amount), \(places)\n" }
+    return "\(EscapedText.shown(path: reply.path)): retired in \(Self.seconds(reply.wallSeconds)): \(amount), \(places)\n"
   }
 
   /// For example "0.25 s".

@@ -7,7 +7,7 @@ struct SwaponCommand: ParsableCommand {
     commandName: "swapon",
     abstract: "Give the daemon a file or block device to swap to, or show what it has.",
     usage: """
-      vswapctl swapon PATH [--size SIZE] [--priority N]
+      vswapctl swapon PATH [--size SIZE] [--priority N] [--discard]
       vswapctl swapon --show [--json]
       """,
     discussion: """
@@ -28,6 +28,12 @@ struct SwaponCommand: ParsableCommand {
       "0 to 32767; areas of higher priority are filled first. Default: below all others.", valueName: "n"))
   var priority: Int?
 
+  @Flag(
+    help: ArgumentHelp(
+      "Give what is free of it back to the file system or the device. Default: it keeps all that it has, so that a write never lacks room."
+    ))
+  var discard = false
+
   @Flag(help: "Show the areas.")
   var show = false
 
@@ -42,8 +48,8 @@ struct SwaponCommand: ParsableCommand {
     if path?.isEmpty == true { throw ValidationError("the path is empty") }
     guard (path == nil) == show else { throw ValidationError("give either a path or --show") }
     if json && !show { throw ValidationError("--json goes with --show") }
-    if show && (size != nil || priority != nil) {
-      throw ValidationError("--size and --priority go with a path")
+    if show && (size != nil || priority != nil || discard) {
+      throw ValidationError("--size, --priority and --discard go with a path")
     }
   }
 
@@ -59,9 +65,9 @@ struct SwaponCommand: ParsableCommand {
   }
 
   private func add(_ path: String, _ client: ControlClient) throws {
-    let area = try client.swapon(SwaponRequest(path: path, sizeBytes: try bytes(), priority: priority))
+    let area = try client.swapon(SwaponRequest(path: path, sizeBytes: try bytes(), priority: priority, discards: discard))
     try StandardOutput.write(
-      "\(area.path): \(ByteSize.format(area.sizeBytes)), priority \(area.priority)\n")
+      "\(EscapedText.shown(path: area.path)): \(ByteSize.format(area.sizeBytes)), priority \(area.priority)\n")
     if !area.direct {
       StandardError.writeLine(
         "vswapctl: \(area.path): its file system has no direct I/O; the area works through the page cache")

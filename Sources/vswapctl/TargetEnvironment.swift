@@ -10,10 +10,20 @@ enum TargetEnvironment {
       "LD_PRELOAD=" + ([library] + otherPreloads()).joined(separator: ":"),
       "VSWAP_SOCKET=\(socket)",
       variable(limit),
+      sanitizerOptions(),
       "VSWAP_GROUP",
+      "VSWAP_PASS",
       "VSWAP_REQUIRED",
     ]
   }
+
+  /// AddressSanitizer's library ends a program in which it is not the first one. It works behind libvswap.so, which
+  /// calls what comes after it. An option that is given twice has its last value, so the user's own ones win.
+  private static func sanitizerOptions() -> String {
+    let own = getenv("ASAN_OPTIONS").map { ":" + String(cString: $0) } ?? ""
+    return own.hasPrefix(":\(noOrder)") ? "ASAN_OPTIONS=\(own.dropFirst())" : "ASAN_OPTIONS=\(noOrder)\(own)"
+  }
+  private static let noOrder = "verify_asan_link_order=0"
 
   private static func variable(_ limit: MemoryLimit) -> String {
     switch limit {
@@ -28,7 +38,7 @@ enum TargetEnvironment {
     let others = otherPreloads()
     return [
       others.isEmpty ? "LD_PRELOAD" : "LD_PRELOAD=" + others.joined(separator: ":"),
-      "VSWAP_SOCKET", "VSWAP_LIMIT", "VSWAP_GROUP", "VSWAP_REQUIRED",
+      "VSWAP_SOCKET", "VSWAP_LIMIT", "VSWAP_GROUP", "VSWAP_PASS", "VSWAP_REQUIRED",
     ]
   }
 

@@ -1,3 +1,5 @@
+import VSwapAPI
+
 /// Rows of text in columns of equal width, two spaces apart.
 struct TextTable {
   enum Alignment {
@@ -15,7 +17,8 @@ struct TextTable {
   /// Adds a row; it has as many cells as there are columns.
   mutating func add(_ cells: [String]) {
     precondition(cells.count == alignments.count)
-    rows.append(cells.map(Self.printable))
+    // Names come from the processes themselves; control characters would reach the terminal.
+    rows.append(cells.map(EscapedText.line))
   }
 
   /// The lines, titles first, each with a newline.
@@ -28,17 +31,5 @@ struct TextTable {
       }
       return String(cells.joined(separator: "  ").reversed().drop { $0 == " " }.reversed()) + "\n"
     }.joined()
-  }
-
-  /// Names come from the processes themselves; control characters would reach the terminal.
-  private static func printable(_ text: String) -> String {
-    String(
-      String.UnicodeScalarView(
-        text.unicodeScalars.map { scalar in
-          switch scalar.properties.generalCategory {
-          case .control, .format, .lineSeparator, .paragraphSeparator, .surrogate, .privateUse: "?"
-          default: scalar
-          }
-        }))
   }
 }

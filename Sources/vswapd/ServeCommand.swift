@@ -14,7 +14,10 @@ struct ServeCommand: ParsableCommand {
       start, 64 for wrong options.
       """)
 
-  @Option(help: ArgumentHelp("Read settings from a JSON file (runtime_dir, pool_limit, swap).", valueName: "file"))
+  @Option(
+    help: ArgumentHelp(
+      "Read settings from a JSON file (runtime_dir, pool_limit, swap, attach_group, attach_everyone, user_processes, user_swapped).",
+      valueName: "file"))
   var config: String?
 
   @Option(
@@ -29,7 +32,7 @@ struct ServeCommand: ParsableCommand {
   @Option(
     help: ArgumentHelp(
       "A swap area, made if it is missing; may be given several times, on top of those of the configuration file.",
-      valueName: "path:size[:prio]"))
+      valueName: "path:size[:prio][:discard]"))
   var swap: [String] = []
 
   @Option(help: .hidden)
@@ -91,7 +94,9 @@ struct ServeCommand: ParsableCommand {
       runtimeDirectory: RuntimePaths.absolute(directory),
       poolLimitBytes: (try? poolLimitBytes()) ?? file?.poolLimitBytes,
       swapAreas: (file?.swapAreas ?? []) + ((try? swapAreas()) ?? []),
-      embedded: embedded)
+      attachGroup: file?.attachGroup, attachEveryone: file?.attachEveryone ?? false,
+      userProcesses: file?.userProcesses, userSwappedBytes: file?.userSwappedBytes,
+      embedded: embedded, notifySocket: ProcessInfo.processInfo.environment["NOTIFY_SOCKET"])
   }
 
   /// systemd names the service's directory in RUNTIME_DIRECTORY, whatever user the service runs as.

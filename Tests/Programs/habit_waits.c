@@ -236,28 +236,6 @@ static int parent_death_signal(void) {
   return 0;
 }
 
-static int fork_within_process_limit(void) {
-  const struct rlimit three = {3, 3};
-  // A user of whom nobody else has processes.
-  if (setgid(54321) || setuid(54321)) return skip("setuid: %s", strerror(errno));
-  setrlimit(RLIMIT_NPROC, &three);
-  pid_t first = fork();
-  if (first == 0) {
-    sleep_ms(800);
-    _exit(0);
-  }
-  tell("first fork: %s", outcome(first));
-  sleep_ms(650);
-  pid_t second = fork();
-  if (second == 0) _exit(0);
-  tell("second fork: %s", outcome(second));
-  while (wait(NULL) > 0) {
-  }
-  return 0;
-}
-
-static int process_limit(void) { return in_child("limited user", fork_within_process_limit); }
-
 static int waits_without_reaping(void) {
   siginfo_t info = {0};
   pid_t child = fork();
@@ -270,4 +248,4 @@ static int waits_without_reaping(void) {
 
 HABITS(HABIT(no_children), HABIT(own_children_only), HABIT(signals_of_own_children_only), HABIT(ignored_children), HABIT(subreaper),
        HABIT(first_of_a_namespace), HABIT(task_count), HABIT(listed_children), HABIT(process_group), HABIT(session),
-       HABIT(parent_death_signal), HABIT(process_limit), HABIT(waits_without_reaping))
+       HABIT(parent_death_signal), HABIT(waits_without_reaping))

@@ -35,7 +35,8 @@ struct vs_program {
 };
 
 // Starts the command in this process group, with VSWAP_GROUP="<group_stem>-<pid>" and VSWAP_REQUIRED="<pid>"
-// added to its environment, where pid is its own. Returns the process id, or -errno of fork, pipe, malloc or
+// added to its environment, where pid is its own. LISTEN_PID, WATCHDOG_PID and SYSTEMD_EXEC_PID, which a service
+// manager sets for one process, become its number where they are this process's. Returns the process id, or -errno of fork, pipe, malloc or
 // execve.
 pid_t vs_spawn_command(const struct vs_program *program, const char *group_stem);
 
@@ -43,9 +44,10 @@ pid_t vs_spawn_command(const struct vs_program *program, const char *group_stem)
 // stderr; of the other open descriptors it inherits these two only. Returns as vs_spawn_command.
 pid_t vs_spawn_daemon(const struct vs_program *program, int ready_descriptor, int lifeline_descriptor);
 
-// Waits for `process` to end and passes SIGTERM and SIGHUP on to it. Needs vs_signals_hold. Returns the exit
+// Waits for `process` to end and passes SIGTERM and SIGHUP on to it. Needs vs_signals_hold. Calls `look`, unless
+// that is NULL, with `context` whenever `interval` milliseconds have passed without a signal. Returns the exit
 // status, 128 + N after signal N, or -errno.
-int vs_wait_forwarding(pid_t process);
+int vs_wait_forwarding(pid_t process, int interval, void (*look)(void *), void *context);
 
 // Waits at most `milliseconds` for the child `process` to end, and reaps it. Returns 1 if it ended, 0 if it
 // lives on.

@@ -68,7 +68,9 @@ struct vs_pm_scan_arg {
 #define VS_PAGEMAP_SCAN _IOWR('f', 16, struct vs_pm_scan_arg)
 #define VS_PAGE_IS_FILE (1u << 2)
 #define VS_PAGE_IS_PRESENT (1u << 3)
+#define VS_PAGE_IS_SWAPPED (1u << 4)
 #define VS_PAGE_IS_PFNZERO (1u << 5)
+#define VS_PAGE_IS_GUARD (1u << 8)  // Linux 6.15
 _Static_assert(sizeof(struct vs_pm_scan_arg) == 96, "struct pm_scan_arg of linux/fs.h");
 _Static_assert(sizeof(struct uffd_msg) == 32, "struct uffd_msg of linux/userfaultfd.h");
 
@@ -145,10 +147,12 @@ static inline int64_t vs_uffd_move(int uffd, uint64_t destination, uint64_t sour
   return move.move > 0 ? move.move : result;
 }
 
-/// Runs of present, private, non-zero pages of [start, end): at most `capacity` runs and `pages` pages. Returns the number of runs or
-/// -errno; `walked` is where the next scan begins.
+/// Runs of present, private, non-zero pages of [start, end): at most `capacity` runs and `pages` pages; with `swapped`
+/// also of those that the kernel has elsewhere (its swap, or while it moves them), told apart by their category. Returns the
+/// number of runs or -errno; `walked` is where the next scan begins.
 static inline int vs_pagemap_scan(int pagemap, uint64_t start, uint64_t end, struct vs_page_region *runs, uint64_t capacity,
-                                  uint64_t pages, uint64_t *walked) {
+                                  uint64_t pages, int swapped, uint64_t *walked) {
+  uint64_t there = VS_PAGE_IS_PRESENT | (swapped ? VS_PAGE_IS_SWAPPED : 0);
   struct vs_pm_scan_arg arg = {
       .size = sizeof(arg),
       .start = start,
@@ -157,10 +161,28 @@ static inline int vs_pagemap_scan(int pagemap, uint64_t start, uint64_t end, str
       .vec_len = capacity,
       .max_pages = pages,
       .category_inverted = VS_PAGE_IS_FILE | VS_PAGE_IS_PFNZERO,
-      .category_mask = VS_PAGE_IS_PRESENT | VS_PAGE_IS_FILE | VS_PAGE_IS_PFNZERO,
-      .return_mask = VS_PAGE_IS_PRESENT,
+      .category_mask = VS_PAGE_IS_FILE | VS_PAGE_IS_PFNZERO,
+      .category_anyof_mask = there,
+      .return_mask = there,
   };
   int count = (int)vs_ioctl(pagemap, VS_PAGEMAP_SCAN, &arg);
+  *walked = arg.walk_end;
+  return count;
+}
+
+/// Runs of pages of [start, end) that madvise made guard pages. As `vs_pagemap_scan`; -EINVAL where the kernel cannot tell.
+static inline int vs_guard_scan(int pagemap, uint64_t start, uint64_t end, struct vs_page_region *runs, uint64_t capacity,
+                                uint64_t *walked) {
+  struct vs_pm_scan_arg arg = {
+      .size = sizeof(arg),
+      .start = start,
+      .end = end,
+      .vec = (uintptr_t)runs,
+      .vec_len = capacity,
+      .category_mask = VS_PAGE_IS_GUARD,
+      .return_mask = VS_PAGE_IS_GUARD,
+  };
+  int count = (int)vs_result(ioctl(pagemap, VS_PAGEMAP_SCAN, &arg));
   *walked = arg.walk_end;
   return count;
 }
@@ -189,6 +211,8 @@ static inline void vs_pause(void) {
 
 // Macros with casts or shifts that Swift does not import.
 static inline uint64_t vs_features_wanted(void) { return VS_FEATURES_WANTED; }
+static inline uint64_t vs_page_is_present(void) { return VS_PAGE_IS_PRESENT; }
+static inline uint64_t vs_page_is_swapped(void) { return VS_PAGE_IS_SWAPPED; }
 static inline uint64_t vs_features_needed(void) { return VS_FEATURES_NEEDED; }
 static inline uint32_t vs_event_pagefault(void) { return UFFD_EVENT_PAGEFAULT; }
 static inline uint32_t vs_event_fork(void) { return UFFD_EVENT_FORK; }

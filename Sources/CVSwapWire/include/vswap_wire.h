@@ -6,7 +6,7 @@
 //   daemon -> agent   welcome    + ring memfd, family memfd, eventfd, /dev/userfaultfd
 //   daemon -> agent   welcome    + the userfaultfd inherited over fork (children only)
 //   agent -> daemon   attach     where my mappings are; + the new target's userfaultfd
-//   daemon -> agent   welcome    status only: the target is served from here on
+//   daemon -> agent   welcome    the group's name and pass: the target is served from here on
 //
 // Afterwards the socket only tells each side when the other has gone. All work goes through the
 // ring: a memfd made and sealed by the daemon, two command banks that alternate, and one frame per page of
@@ -32,6 +32,11 @@ static const uint64_t VSWAP_LIMIT_AUTO = UINT64_MAX;
 /// Pages (and therefore runs) of one command. 256 pages: 1 MiB of staging in the target.
 #define VSWAP_BANK_PAGES 256u
 #define VSWAP_BANKS 2u
+/// Most pages that the agent moves between two looks at the ring's generation, with the gate in its hand.
+#define VSWAP_PIECE_PAGES 16u
+
+/// Announcements that are under way at most.
+#define VSWAP_BELLS 256u
 
 enum vswap_kind { VSWAP_NEW = 1, VSWAP_CHILD = 2 };
 enum vswap_status { VSWAP_OK = 0, VSWAP_REFUSED = 1 };
@@ -41,7 +46,7 @@ struct vswap_hello {
   uint32_t version;
   uint32_t kind;
   uint32_t agent;        // the agent's process number, as faults name it: in the target's namespace
-  uint64_t token;        // VSWAP_CHILD: what the identity page says
+  uint64_t token;        // VSWAP_CHILD: what the identity page says; VSWAP_NEW: the pass of the group that it was started in, or 0
   uint64_t limit_bytes;  // 0: none; or VSWAP_LIMIT_AUTO
   char group[VSWAP_GROUP_MAX];
   char name[VSWAP_NAME_MAX];
@@ -50,14 +55,14 @@ struct vswap_hello {
 struct vswap_welcome {
   uint32_t magic;
   uint32_t status;
-  uint64_t token;
-  char text[VSWAP_TEXT_MAX];
+  uint64_t token;             // with the last one: the pass of the group, for what the program starts
+  char text[VSWAP_TEXT_MAX];  // with the last one: the group's name; VSWAP_REFUSED: why
 };
 
 struct vswap_attach {
   uint32_t magic;
   uint32_t reserved;
-  uint64_t identity_address;  // one page that is never touched, except by a forked child that asks who it is
+  uint64_t identity_address;  // one page that is never touched, except by a forked child that asks who it is; wiped on fork
   uint64_t staging_address;   // VSWAP_BANK_PAGES pages, to be registered with the target's userfaultfd
   // Never registered, never evicted, because the agent touches them: the library's own two mappings, and the data of libc
   // and of the dynamic linker.
@@ -115,6 +120,13 @@ struct vswap_request {
   uint64_t end;
 };
 
+/// New memory, noted by the thread that is about to use it, in bytes. The daemon answers with the registered mapping that holds it.
+struct vswap_announcement {
+  uint64_t start;  // with VSWAP_ANNOUNCED_PLAIN added: as mmap makes it, without advice or a stack in it
+  uint64_t end;
+};
+#define VSWAP_ANNOUNCED_PLAIN 1u
+
 struct vswap_ring {
   uint32_t magic;
   uint32_t version;
@@ -133,6 +145,12 @@ struct vswap_ring {
   struct vswap_request request __attribute__((aligned(64)));
   struct vswap_bank bank[VSWAP_BANKS] __attribute__((aligned(4096)));
   uint8_t frames[VSWAP_BANKS][VSWAP_BANK_PAGES][VSWAP_PAGE] __attribute__((aligned(4096)));
+  // Daemon: new memory of that many pages or more is to be announced.
+  uint32_t announce_from __attribute__((aligned(64)));
+  // Library, before it attaches: where its VSWAP_BELLS bells are, one page each; 0: it announces nothing.
+  uint64_t bells __attribute__((aligned(64)));
+  // A thread that touches the bell with the same number has filled its entry.
+  struct vswap_announcement announcements[VSWAP_BELLS];
 };
 
 /// Shared by a target and everything it forks, until a child has its own agent.
@@ -171,6 +189,7 @@ static inline uint64_t vswap_ring_size(void) { return sizeof(struct vswap_ring);
 static inline void vswap_ring_begin(struct vswap_ring *ring) {
   ring->magic = VSWAP_MAGIC;
   ring->version = VSWAP_VERSION;
+  ring->announce_from = UINT32_MAX;
 }
 static inline uint32_t *vswap_gate(struct vswap_ring *ring) { return &ring->gate; }
 static inline uint32_t *vswap_generation(struct vswap_ring *ring) { return &ring->generation; }
@@ -181,6 +200,17 @@ static inline uint32_t *vswap_registered(struct vswap_ring *ring) { return &ring
 static inline uint32_t *vswap_callers(struct vswap_ring *ring) { return &ring->callers; }
 static inline uint32_t *vswap_taken(struct vswap_ring *ring) { return &ring->taken; }
 static inline uint32_t *vswap_held(struct vswap_ring *ring) { return &ring->held; }
+static inline uint32_t *vswap_announce_from(struct vswap_ring *ring) { return &ring->announce_from; }
+static inline uint64_t vswap_bells(struct vswap_ring *ring) { return __atomic_load_n(&ring->bells, __ATOMIC_ACQUIRE); }
+static inline struct vswap_announcement vswap_announcement_at(struct vswap_ring *ring, uint32_t index) {
+  const struct vswap_announcement *entry = &ring->announcements[index % VSWAP_BELLS];
+  return (struct vswap_announcement){__atomic_load_n(&entry->start, __ATOMIC_ACQUIRE), __atomic_load_n(&entry->end, __ATOMIC_RELAXED)};
+}
+static inline void vswap_answer(struct vswap_ring *ring, uint32_t index, struct vswap_announcement answer) {
+  struct vswap_announcement *entry = &ring->announcements[index % VSWAP_BELLS];
+  __atomic_store_n(&entry->start, answer.start, __ATOMIC_RELAXED);
+  __atomic_store_n(&entry->end, answer.end, __ATOMIC_RELEASE);
+}
 static inline struct vswap_request *vswap_request_of(struct vswap_ring *ring) { return &ring->request; }
 static inline const uint8_t *vswap_frames_of(struct vswap_ring *ring, uint32_t bank) { return &ring->frames[bank][0][0]; }
 static inline uint32_t vswap_records(struct vswap_ring *ring, uint32_t bank) {

@@ -48,7 +48,11 @@ struct AreaFile: Sendable {
   /// is made blank, so that it can be taken again. Returns whether that was done.
   @discardableResult
   func close(removing: Bool) -> Bool {
-    defer { Glibc.close(descriptor) }  // nothing is buffered: an error has nothing to say
+    defer {
+      // A pager that does not answer may have the open file in its ring still, and with it the lock.
+      flock(descriptor, LOCK_UN)
+      Glibc.close(descriptor)  // nothing is buffered: an error has nothing to say
+    }
     guard removing, wasMade || isOurs() else { return false }
     guard isBlockDevice else { return isAtPath() && unlink(path) == 0 }
     do throws(KernelError) {
@@ -92,7 +96,12 @@ struct AreaFile: Sendable {
   private static func real(_ path: String) -> String? {
     guard let resolved = realpath(path, nil) else { return nil }
     defer { free(resolved) }
-    return String(cString: resolved)
+    // Where a link leads may have a name that no String can hold: with another one in its place another file would be meant.
+    guard let path = String(validatingCString: resolved) else {
+      errno = EILSEQ
+      return nil
+    }
+    return path
   }
 
   private static func memoryFileSystem(_ path: String) -> String? {
@@ -209,8 +218,14 @@ struct AreaFile: Sendable {
     let bytes = wholeSegments(Int(facts.st_size))
     guard sizes.contains(bytes) else { throw .sizeOutOfRange(Int(facts.st_size)) }
     guard wanted == nil || wanted == bytes else { throw .sizeDiffers(actual: bytes) }
-    try AreaSpace.reserve(descriptor, bytes: bytes, allocated: min(bytes, Int(facts.st_blocks) * 512))
+    try AreaSpace.reserve(descriptor, bytes: bytes, allocated: allocated(facts, atMost: bytes))
     return bytes
+  }
+
+  /// What a file system says of its blocks is its own business, and may be anything.
+  private static func allocated(_ facts: stat, atMost bytes: Int) -> Int {
+    let blocks = max(0, Int(facts.st_blocks))
+    return blocks > bytes / 512 ? bytes : blocks * 512
   }
 
   private static func content(_ descriptor: Int32, _ count: Int) throws(AreaFileError) -> AreaSignature.Content {

@@ -11,6 +11,8 @@ struct AreaFiles: @unchecked Sendable {
 
   private let fields: UnsafeMutablePointer<Fields>
   private let descriptors: UnsafeMutablePointer<Int32>
+  /// Whether free segments are given back to the file system or the device.
+  private let discarding: UnsafeMutablePointer<Bool>
   private let lock: Lock
 
   static func create() -> AreaFiles {
@@ -18,15 +20,18 @@ struct AreaFiles: @unchecked Sendable {
     fields.initialize(to: Fields())
     let descriptors = UnsafeMutablePointer<Int32>.allocate(capacity: AreaPlace.maximumAreas)
     descriptors.initialize(repeating: -1, count: AreaPlace.maximumAreas)
-    return AreaFiles(fields: fields, descriptors: descriptors, lock: .create())
+    let discarding = UnsafeMutablePointer<Bool>.allocate(capacity: AreaPlace.maximumAreas)
+    discarding.initialize(repeating: false, count: AreaPlace.maximumAreas)
+    return AreaFiles(fields: fields, descriptors: descriptors, discarding: discarding, lock: .create())
   }
 
   var generation: UInt64 { fields.pointee.generation.load(ordering: .acquiring) }
 
   /// -1: the area has gone. Who closes the descriptor does so afterwards.
-  func set(_ area: Int, _ descriptor: Int32) {
+  func set(_ area: Int, _ descriptor: Int32, discards: Bool = false) {
     lock.lock()
     descriptors[area] = descriptor
+    discarding[area] = discards
     fields.pointee.generation.add(1, ordering: .releasing)
     lock.unlock()
   }
@@ -35,6 +40,12 @@ struct AreaFiles: @unchecked Sendable {
     lock.lock()
     defer { lock.unlock() }
     return descriptors[area]
+  }
+
+  func discards(_ area: Int) -> Bool {
+    lock.lock()
+    defer { lock.unlock() }
+    return discarding[area]
   }
 
   /// Registers what has changed since `seen`. Under the lock, so that no descriptor is closed in between.

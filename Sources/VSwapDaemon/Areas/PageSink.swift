@@ -32,10 +32,11 @@ protocol PageSink: AnyObject, Sendable {
   func room(target: UInt32) -> Int
   /// Pages that all groups together can take.
   func totalRoom() -> Int
-  /// Brings the batch into its target and marks what was taken. Blocks until that is done.
-  func deliver(_ batch: PageBatch)
-  /// Brings the batch's one page to everybody who holds its slot at that place: processes that share it since a fork. Blocks.
-  func deliverToAll(_ batch: PageBatch)
+  /// Brings the batch into its target and marks what was taken. Blocks until that is done, or for some seconds. false: whoever has the batch
+  /// may still be at it, so it is the caller's no more, nor are its marks; what the caller does with its slots meanwhile is right all the same.
+  func deliver(_ batch: PageBatch) -> Bool
+  /// Brings the batch's one page to everybody who holds its slot at that place: processes that share it since a fork. The same otherwise.
+  func deliverToAll(_ batch: PageBatch) -> Bool
   /// Makes everybody give their clean copies up. Blocks, for a second at most.
   func dropCopies()
   /// Makes everybody who does I/O look at the files again. Blocks, for a second at most.

@@ -26,7 +26,9 @@ enum SegmentScan {
     _ layer: SlotLayer, _ slot: SlotNumber, _ area: Int, _ segment: UInt32, _ buffer: UnsafeRawPointer,
     _ stamp: AreaSegment.Stamp, unit: Int?, _ visit: (SlotNumber, SlotWord, (bytes: UnsafeRawPointer, length: Int)?) -> Void
   ) {
-    guard let found = backing(layer, layer.table.word(slot)), isIn(found, area, segment), layer.table.tryRetain(slot)
+    // The segment says which slot it is, and anybody may have written it.
+    guard slot > 0, slot <= layer.table.highest, let found = backing(layer, layer.table.word(slot)),
+      isIn(found, area, segment), layer.table.tryRetain(slot)
     else { return }
     var word = layer.table.word(slot)
     // A clean copy beneath a frame of the swap cache: the page goes without the frame. If the copy is damaged the frame is all there is of the page.

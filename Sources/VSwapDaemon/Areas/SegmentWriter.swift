@@ -1,3 +1,5 @@
+import CUserfault
+
 /// Packs objects into segments and writes those, several at a time. For one thread at a time.
 ///
 /// Pages that do not compress leave the pool before the others, so they are not collected in the same segments: what lies beside an object is then
@@ -19,6 +21,9 @@ final class SegmentWriter {
     var builder: AreaSegment.Builder
     var items: [Item]
   }
+
+  /// Nanoseconds for which nothing is written to an area that lacked room.
+  private static let pauseWithoutRoom: UInt64 = 1_000_000_000
 
   private let layer: SlotLayer
   private let storage: any SegmentStorage
@@ -121,10 +126,10 @@ final class SegmentWriter {
   /// The storage is shared with reads of the same thread; those complete by themselves.
   @discardableResult
   private func finishOne(wait: Bool) -> Bool {
-    guard let (buffer, isComplete) = storage.completed(wait: wait), let flight = flights.removeValue(forKey: buffer)
+    guard let (buffer, outcome) = storage.completed(wait: wait), let flight = flights.removeValue(forKey: buffer)
     else { return false }
     idle.append(buffer)
-    if isComplete { publish(flight) } else { takeBack(flight) }
+    if case .complete = outcome { publish(flight) } else { takeBack(flight, outcome) }
     return true
   }
 
@@ -143,10 +148,14 @@ final class SegmentWriter {
   }
 
   /// The objects are where they were.
-  private func takeBack(_ flight: Flight) {
+  private func takeBack(_ flight: Flight, _ outcome: SegmentOutcome) {
     failures += 1
     let segment = flight.builder.stamp.segment
-    layer.areas.writeFailed(flight.area, offset: Int(segment) * AreaPlace.segmentBytes)
+    if case .noRoom = outcome {
+      layer.areas.lackedRoom(flight.area, until: vs_monotonic_ns() + Self.pauseWithoutRoom)
+    } else {
+      layer.areas.writeFailed(flight.area, offset: Int(segment) * AreaPlace.segmentBytes)
+    }
     layer.areas.giveUp(flight.area, segment)
     giveBack(flight)
   }

@@ -16,6 +16,8 @@ struct AreaInfo: Sendable {
   var writeErrors: Int
   /// Reads and writes go past the page cache.
   var isDirect: Bool
+  /// Free segments are given back to the file system or the device.
+  var discards: Bool
 }
 
 enum AreaState: String, Sendable {
@@ -24,6 +26,8 @@ enum AreaState: String, Sendable {
   case draining
   /// No segment is free.
   case full
+  /// There was no room for the latest write where the area lies; it is tried again every second.
+  case noSpace = "no_space"
   /// A write failed: nothing more is written to it.
   case faulty
 }
@@ -71,9 +75,11 @@ final class SwapAreas: @unchecked Sendable {
   private struct Area {
     var number: Int
     var file: AreaFile
+    var discards: Bool
     var state: AreaState = .active
     /// What was logged already.
     var errorsTold = 0
+    var lackOfRoomTold = false
   }
 
   let files: AreaFiles
@@ -95,8 +101,9 @@ final class SwapAreas: @unchecked Sendable {
     self.log = log
   }
 
-  /// Takes over the file. nil as priority: the next lower negative one, from -2 on, as swapon(8) has it.
-  func add(_ file: AreaFile, priority: Int?) throws(KernelError) -> AreaInfo {
+  /// Takes over the file. nil as priority: the next lower negative one, from -2 on, as swapon(8) has it. `discards`: segments that are free are
+  /// given back to the file system or the device; else the area keeps all that it has.
+  func add(_ file: AreaFile, priority: Int?, discards: Bool = false) throws(KernelError) -> AreaInfo {
     lock.lock()
     defer { lock.unlock() }
     if !hasStarted {
@@ -109,9 +116,9 @@ final class SwapAreas: @unchecked Sendable {
         bytes: file.sizeBytes, priority: Int32(clamping: priority ?? lowest - 1), identity: file.identity, rotation: .draining)
     else { throw KernelError(call: "swapon: there are 16 areas already", code: ENOSPC) }
     Interleaving.point()
-    let area = Area(number: number, file: file)
+    let area = Area(number: number, file: file, discards: discards)
     areas.append(area)
-    files.set(number, file.descriptor)
+    files.set(number, file.descriptor, discards: discards)
     layer.areas.setRotation(number, .active)
     layer.enableWriteback()
     writeback.nudge()
@@ -134,6 +141,12 @@ final class SwapAreas: @unchecked Sendable {
 
   private func tellErrors(_ area: inout Area) {
     let figures = layer.areas.figures(area.number)
+    if figures.lacksRoom != area.lackOfRoomTold {
+      area.lackOfRoomTold = figures.lacksRoom
+      log(
+        "\(area.file.path): "
+          + (figures.lacksRoom ? "no room for what is written there; tried again every second" : "there is room again"))
+    }
     let errors = figures.readErrors + figures.writeErrors
     guard errors > area.errorsTold else { return }
     area.errorsTold = errors
@@ -148,6 +161,8 @@ final class SwapAreas: @unchecked Sendable {
     if state == .active {
       if layer.areas.rotation(area.number) == .faulty {
         state = .faulty
+      } else if figures.lacksRoom {
+        state = .noSpace
       } else if layer.areas.freeBytes(area.number) <= AreaPlace.segmentBytes {
         state = .full
       }
@@ -155,7 +170,8 @@ final class SwapAreas: @unchecked Sendable {
     return AreaInfo(
       path: area.file.path, isBlockDevice: area.file.isBlockDevice, sizeBytes: area.file.sizeBytes,
       usedBytes: figures.usedBytes, slots: figures.liveObjects, priority: Int(layer.areas.priority(area.number)),
-      state: state, readErrors: figures.readErrors, writeErrors: figures.writeErrors, isDirect: area.file.isDirect)
+      state: state, readErrors: figures.readErrors, writeErrors: figures.writeErrors, isDirect: area.file.isDirect,
+      discards: area.discards)
   }
 
   /// Closes everything; the pages in it are gone. When the daemon leaves and nobody depends on it any more.

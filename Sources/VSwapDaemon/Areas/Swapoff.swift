@@ -1,5 +1,6 @@
 import CUserfault
 import Glibc
+import Synchronization
 
 /// Takes an area out of use while everything runs: reads its segments in the order of the disk, and brings every slot that still
 /// lies there back into memory, after patch 19 of the Linux Virtual Swap Space series (v3, 2026). No page table is walked: the segments
@@ -29,6 +30,8 @@ final class Swapoff: @unchecked Sendable {
   private var queue: [(segment: UInt32, buffer: Int)] = []
   private var finished: [Int] = []
   private var isOver = false
+  /// Nothing more is to be moved.
+  private let isStopped = Atomic<Bool>(false)
   /// Pages that each target may still be given. Asked for once: room that reclaim makes for them would only be made by evicting others.
   private var rooms: [UInt32: Int] = [:]
   /// Without what went to other areas: the writer counts that when it is written.
@@ -66,12 +69,20 @@ final class Swapoff: @unchecked Sendable {
     lock.lock()
     isOver = false
     lock.unlock()
+    isStopped.store(false, ordering: .relaxed)
     defer { end(ended) }
     for number in 0..<workers {
       let promise = Promise<Bool>()
-      try Thread.start("vswap-swapoff-\(number)") { [self] in
-        work()
-        promise.fulfil(true)
+      let codec = try Codec.create()
+      do throws(KernelError) {
+        try Thread.start("vswap-swapoff-\(number)") { [self] in
+          work(codec)
+          codec.destroy()
+          promise.fulfil(true)
+        }
+      } catch {
+        codec.destroy()
+        throw error
       }
       ended.append(promise)
     }
@@ -79,7 +90,8 @@ final class Swapoff: @unchecked Sendable {
     return passes(goOn)
   }
 
-  /// Everything that was read has been worked off.
+  /// Everything that was read has been worked off. No worker waits for a target for longer than `PageSink` says, and of what was not begun
+  /// when the swapoff was cancelled each only lets go.
   private func end(_ workers: [Promise<Bool>]) {
     lock.lock()
     isOver = true
@@ -136,7 +148,7 @@ final class Swapoff: @unchecked Sendable {
       if let done = storage.completed(wait: !reading.isEmpty && busy == reading.count),
         let segment = reading.removeValue(forKey: done.buffer)
       {
-        if !done.isComplete { storage.readPieces(area: area, segment: segment, buffer: done.buffer) }
+        if case .complete = done.outcome {} else { storage.readPieces(area: area, segment: segment, buffer: done.buffer) }
         hand(segment, done.buffer)
       } else if busy > reading.count {
         _ = vs_wait_readable(processed, reading.isEmpty ? 100_000 : 500)
@@ -152,7 +164,9 @@ final class Swapoff: @unchecked Sendable {
     let now = vs_monotonic_ns()
     guard now - asked >= interval else { return true }
     asked = now
-    return goOn(tally)
+    let isWanted = goOn(tally)
+    if !isWanted { isStopped.store(true, ordering: .relaxed) }
+    return isWanted
   }
 
   /// What was moved so far.
@@ -186,24 +200,22 @@ final class Swapoff: @unchecked Sendable {
 
   // MARK: - Workers
 
-  private func work() {
-    let codec = Codec.create()
-    let batch = PageBatch()
+  private func work(_ codec: Codec) {
+    var batch = PageBatch()
     var found: [Found] = []
     while vs_semaphore_take(arrived) == 0 {
       let (segments, isOver) = takeArrived()
       if isOver { break }
       if segments.isEmpty { continue }
       var sum = Tally()
-      for next in segments { collect(next.segment, storage.buffer(next.buffer), &found, &sum) }
-      distribute(&found, batch, codec, &sum)
+      for next in segments where !hasStopped { collect(next.segment, storage.buffer(next.buffer), &found, &sum) }
+      distribute(&found, &batch, codec, &sum)
       lock.lock()
       add(sum)
       finished += segments.map(\.buffer)
       lock.unlock()
       _ = vs_eventfd_signal(processed)
     }
-    codec.destroy()
   }
 
   /// Segments that were written one after the other hold pages of one neighbourhood, above all where those that do not compress went first.
@@ -255,19 +267,27 @@ final class Swapoff: @unchecked Sendable {
   }
 
   /// Brings each page where there is room for it; adjacent pages together.
-  private func distribute(_ found: inout [Found], _ batch: PageBatch, _ codec: Codec, _ sum: inout Tally) {
+  private func distribute(_ found: inout [Found], _ batch: inout PageBatch, _ codec: Codec, _ sum: inout Tally) {
     found.sort { ($0.target, $0.page) < ($1.target, $1.page) }
     var first = 0
-    while first < found.count {
+    while first < found.count && !hasStopped {
       let target = found[first].target
       var end = first + 1
       while end < found.count, end - first < PageBatch.capacity, found[end].target == target { end += 1 }
-      if target != 0 { deliver(&found, first..<end, batch, codec, &sum) }
+      if target != 0 { deliver(&found, first..<end, &batch, codec, &sum) }
       first = end
     }
-    for item in found where item.slot != 0 { placeElsewhere(item.slot, item.word, item.content.bytes, item.content.length, &sum) }
+    for item in found where item.slot != 0 {
+      if hasStopped {
+        layer.release(item.slot)
+      } else {
+        placeElsewhere(item.slot, item.word, item.content.bytes, item.content.length, &sum)
+      }
+    }
     found.removeAll(keepingCapacity: true)
   }
+
+  private var hasStopped: Bool { isStopped.load(ordering: .relaxed) }
 
   private func takeRoom(_ target: UInt32, _ pages: Int) -> Int {
     lock.lock()
@@ -287,7 +307,7 @@ final class Swapoff: @unchecked Sendable {
   /// Slots whose pages the target took become 0. What it does not take goes elsewhere: it has moved, or was discarded, or the target
   /// is stopped.
   private func deliver(
-    _ found: inout [Found], _ range: Range<Int>, _ batch: PageBatch, _ codec: Codec, _ sum: inout Tally
+    _ found: inout [Found], _ range: Range<Int>, _ batch: inout PageBatch, _ codec: Codec, _ sum: inout Tally
   ) {
     batch.target = found[range.lowerBound].target
     let room = takeRoom(batch.target, range.count)
@@ -298,7 +318,12 @@ final class Swapoff: @unchecked Sendable {
     }
     if batch.items.isEmpty { return giveRoomBack(batch.target, room) }
     Interleaving.point()
-    sink.deliver(batch)
+    guard sink.deliver(batch) else {
+      // Its pages go elsewhere as they are. The target may have had some of them meanwhile: then their slots are ours alone, and go with us.
+      let target = batch.target
+      batch = PageBatch()
+      return giveRoomBack(target, room)
+    }
     var taken = 0
     for (offset, item) in batch.items.enumerated() where item.isTaken {
       taken += 1
@@ -343,7 +368,11 @@ final class Swapoff: @unchecked Sendable {
     let owner = layer.owner(of: slot)
     let shared = PageBatch()
     shared.isShared = true
-    let codec = Codec.create()
+    // Without memory for it there is no room.
+    guard let codec = try? Codec.create() else {
+      layer.release(slot)
+      return false
+    }
     defer { codec.destroy() }
     guard sink.room(target: owner.target) >= Int(owner.count),
       layer.unpack((bytes, length), into: shared.content, codec: codec)
@@ -352,7 +381,7 @@ final class Swapoff: @unchecked Sendable {
       return false
     }
     shared.items.append(.init(slot: slot, word: word, page: owner.virtualPage))
-    sink.deliverToAll(shared)
+    _ = sink.deliverToAll(shared)
     let isLast = layer.owner(of: slot).count == 1
     if isLast { sum.toTarget += 1 } else { layer.release(slot) }
     return isLast

@@ -73,13 +73,13 @@ final class UringStorage: SegmentStorage, @unchecked Sendable {
     }
   }
 
-  func completed(wait: Bool) -> (buffer: Int, isComplete: Bool)? {
+  func completed(wait: Bool) -> (buffer: Int, outcome: SegmentOutcome)? {
     if hasQueued { hasQueued = !ring.submit() }
-    if let index = failed.popLast() { return (index, false) }
+    if let index = failed.popLast() { return (index, .failed) }
     while underWay > 0 {
       if let (token, result) = ring.completed() {
         underWay -= 1
-        return (Int(token), result == AreaPlace.segmentBytes)
+        return (Int(token), Self.outcome(Int(result)))
       }
       guard wait else {
         ring.submit()
@@ -90,11 +90,19 @@ final class UringStorage: SegmentStorage, @unchecked Sendable {
     return nil
   }
 
+  private static func outcome(_ result: Int) -> SegmentOutcome {
+    switch result {
+    case AreaPlace.segmentBytes: .complete
+    case -Int(ENOSPC), -Int(EDQUOT): .noRoom
+    default: .failed
+    }
+  }
+
   func refresh() { try? files.register(in: ring, seen: &seen) }
 
   func discard(area: Int, segment: UInt32) {
     let descriptor = files.descriptor(area)
-    guard descriptor >= 0 else { return }
+    guard descriptor >= 0, files.discards(area) else { return }
     _ = fallocate(
       descriptor, FALLOC_FL_PUNCH_HOLE | FALLOC_FL_KEEP_SIZE, Int(segment) * AreaPlace.segmentBytes, AreaPlace.segmentBytes)
   }

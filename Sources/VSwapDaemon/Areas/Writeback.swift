@@ -157,7 +157,7 @@ final class Writeback: @unchecked Sendable {
     return true
   }
 
-  /// Empty segments become free; their storage goes back while nobody waits for it to be used again.
+  /// Empty segments become free; where that is wanted their storage goes back while nobody waits for it to be used again.
   func recycle(_ work: inout Work, discarding: Bool) {
     // Their numbers may come again.
     for area in 0..<AreaPlace.maximumAreas where !work.unreadable[area].isEmpty && layer.areas.rotation(area) == .none {
@@ -202,7 +202,7 @@ final class Writeback: @unchecked Sendable {
   /// cannot be read, and is left to swapoff, which has more patience.
   func clean(_ area: Int, _ segment: UInt32, _ work: inout Work) -> Bool {
     work.cleaning.read(area: area, segment: segment, buffer: 0)
-    guard let done = work.cleaning.completed(wait: true), done.isComplete else {
+    guard let done = work.cleaning.completed(wait: true), case .complete = done.outcome else {
       layer.areas.readFailed(area, offset: Int(segment) * AreaPlace.segmentBytes)
       work.unreadable[area].insert(segment)
       return false

@@ -25,12 +25,33 @@ final class ControlHandler: ChannelInboundHandler {
   }
 
   private let router: ControlRouter
-  private let workers: NIOThreadPool
+  private let workers: ControlWorkers
+  private let connections: ControlConnections
+  private let times: ControlTimes
   private var state = State.idle
+  /// Closes the connection, unless its client does what it is to do next.
+  private var timer: Scheduled<Void>?
 
-  init(router: ControlRouter, workers: NIOThreadPool) {
+  init(router: ControlRouter, workers: ControlWorkers, connections: ControlConnections, times: ControlTimes) {
     self.router = router
     self.workers = workers
+    self.connections = connections
+    self.times = times
+  }
+
+  func handlerAdded(context: ChannelHandlerContext) {
+    allow(times.head, context)
+  }
+
+  func handlerRemoved(context: ChannelHandlerContext) {
+    timer?.cancel()
+  }
+
+  /// From now on the client has so much time; nil: it is not its turn.
+  private func allow(_ time: TimeAmount?, _ context: ChannelHandlerContext) {
+    timer?.cancel()
+    let channel = context.channel
+    timer = time.map { context.eventLoop.scheduleTask(in: $0) { channel.close(promise: nil) } }
   }
 
   func channelRead(context: ChannelHandlerContext, data: NIOAny) {
@@ -49,15 +70,6 @@ final class ControlHandler: ChannelInboundHandler {
     refuse(context, ControlError(.badRequest, "this is not HTTP/1.1"))
   }
 
-  /// A connection that nobody uses, or that stopped in the middle of a request.
-  func userInboundEventTriggered(context: ChannelHandlerContext, event: Any) {
-    guard event is IdleStateHandler.IdleStateEvent else {
-      return context.fireUserInboundEventTriggered(event)
-    }
-    if case .answering = state { return }
-    context.close(promise: nil)
-  }
-
   private static let headTooLarge = ControlError(
     .tooLarge, "the request's head has more than \(longestHead) bytes")
 
@@ -71,6 +83,7 @@ final class ControlHandler: ChannelInboundHandler {
         wrapOutboundOut(.head(HTTPResponseHead(version: .http1_1, status: .continue))), promise: nil)
     }
     state = .receiving(head, ByteBuffer())
+    allow(times.body, context)
   }
 
   private func append(
@@ -85,11 +98,13 @@ final class ControlHandler: ChannelInboundHandler {
 
   private func answer(_ context: ChannelHandlerContext, _ head: HTTPRequestHead, _ body: ByteBuffer) {
     state = .answering
+    allow(nil, context)
+    connections.set(context.channel, answering: true)
     let request = ControlRequest(method: head.method, uri: head.uri, body: body)
     let keepAlive = head.isKeepAlive
     let bound = NIOLoopBound((handler: self, context: context), eventLoop: context.eventLoop)
     let stream = LineStream(channel: context.channel, keepAlive: keepAlive)
-    workers.runIfActive(eventLoop: context.eventLoop) { [router] in
+    workers.run(isQuick: router.isQuick(request), on: context.eventLoop) { [router] in
       router.respond(to: request, stream: stream)
     }.whenComplete { result in
       let (handler, context) = bound.value
@@ -131,13 +146,23 @@ final class ControlHandler: ChannelInboundHandler {
     if !keepAlive { headers.add(name: "Connection", value: "close") }
     let head = HTTPResponseHead(version: .http1_1, status: response.status, headers: headers)
     context.write(wrapOutboundOut(.head(head)), promise: nil)
-    if hasBody { context.write(wrapOutboundOut(.body(.byteBuffer(response.body))), promise: nil) }
-    end(context, keepAlive: keepAlive)
+    connections.set(context.channel, answering: false)
+    allow(times.response, context)
+    guard hasBody else { return end(context, keepAlive: keepAlive) }
+    // The next request is looked at when this response has been taken, or a client that reads nothing would fill the memory.
+    state = keepAlive ? .answering : .closing
+    let bound = NIOLoopBound((handler: self, context: context), eventLoop: context.eventLoop)
+    context.writeAndFlush(wrapOutboundOut(.body(.byteBuffer(response.body)))).whenSuccess {
+      let (handler, context) = bound.value
+      handler.end(context, keepAlive: keepAlive)
+    }
   }
 
-  /// Ends a response, whose head and body have been written.
+  /// Ends a response, whose head and body have been taken.
   private func end(_ context: ChannelHandlerContext, keepAlive: Bool) {
     state = keepAlive ? .idle : .closing
+    connections.set(context.channel, answering: false)
+    allow(times.head, context)
     context.writeAndFlush(wrapOutboundOut(.end(nil)), promise: nil)
     if !keepAlive { closeGently(context) }
   }

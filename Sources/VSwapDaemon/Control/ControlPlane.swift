@@ -30,8 +30,8 @@ protocol ControlPlane: AnyObject, Sendable {
   func setPoolLimit(bytes: Int) throws(ControlError)
   /// Brings everything back, then lets the process go.
   func detach(pid: Int32) throws(ControlError) -> RestoreReply
-  /// Makes a file or device a swap area. `path` is absolute; `priority` nil: below all others.
-  func swapon(path: String, sizeBytes: Int?, priority: Int?) throws(ControlError) -> AreaStatus
+  /// Makes a file or device a swap area. `path` is absolute; `priority` nil: below all others; `discards`: what is free of it is given back.
+  func swapon(path: String, sizeBytes: Int?, priority: Int?, discards: Bool) throws(ControlError) -> AreaStatus
   /// Retires an area, or all of them, one after the other, when `path` is nil. `report` gets lines of progress and each area's
   /// result, on the calling thread; false from it cancels.
   func swapoff(path: String?, dryRun: Bool, report: (SwapoffLine) -> Bool) throws(ControlError)

@@ -25,7 +25,7 @@ struct ControlResponse: Sendable {
 struct ControlRouter: Sendable {
   let plane: any ControlPlane
   /// Requests that stream, each of which keeps a worker thread for as long as it takes.
-  private let streaming = ConnectionCount()
+  private let streaming = RequestCount()
   /// So that the other workers answer everybody else.
   private static let mostStreaming = 2
 
@@ -76,6 +76,15 @@ struct ControlRouter: Sendable {
 
   private func route(_ request: ControlRequest) -> Route? {
     Route(rawValue: String(request.uri.prefix { $0 != "?" }))
+  }
+
+  /// Whether answering waits for nobody: no target, no disk.
+  func isQuick(_ request: ControlRequest) -> Bool {
+    switch route(request) {
+    case .status, .metrics, .limit, nil: true
+    case .areas: request.method != .POST
+    case .evict, .restore, .pool, .detach, .swapoff: false
+    }
   }
 
   private func allowed(_ request: ControlRequest) -> String? {
@@ -130,7 +139,8 @@ struct ControlRouter: Sendable {
 
   private func swapon(_ request: ControlRequest) throws(ControlError) -> AreaStatus {
     let order = try decode(SwaponRequest.self, request)
-    return try plane.swapon(path: order.path, sizeBytes: order.sizeBytes, priority: order.priority)
+    return try plane.swapon(
+      path: order.path, sizeBytes: order.sizeBytes, priority: order.priority, discards: order.discards)
   }
 
   /// Returns nil, when everything has been said.

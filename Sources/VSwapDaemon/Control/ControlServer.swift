@@ -6,27 +6,25 @@ import Synchronization
 import VSwapAPI
 
 /// The control API: HTTP/1.1 on a unix socket that only its owner may open. One event loop thread; the calls
-/// of the control plane run on a few threads of their own.
+/// of the control plane run on a few threads of their own (`ControlWorkers`).
 ///
 /// `start` and `stop` block and belong to one thread, which is none of these.
 final class ControlServer: Sendable {
-  /// Requests that are answered at a time.
-  static let workerCount = 4
-  /// Connections at a time; one more is closed at once.
-  private static let mostConnections = 64
-  /// A connection that is silent for so long, without a request of its own under way, is closed.
-  private static let idleTime = TimeAmount.seconds(60)
+  /// Connections at a time. Twice what can wait for an answer that takes long: one more finds one to take the place of.
+  static let mostConnections = 2 * ControlWorkers.mostSlow
 
   private let router: ControlRouter
   private let socket: ControlSocket
   private let loops = MultiThreadedEventLoopGroup(numberOfThreads: 1)
-  private let workers = NIOThreadPool(numberOfThreads: workerCount)
-  private let connections = ConnectionCount()
+  private let workers = ControlWorkers()
+  private let connections = ControlConnections(most: mostConnections)
+  private let times: ControlTimes
   /// Whether the socket in the file system is this server's.
   private let isListening = Atomic(false)
 
   /// - Throws: ``StartupError`` when `socketPath` is too long for a socket.
-  init(plane: any ControlPlane, socketPath: String) throws {
+  init(plane: any ControlPlane, socketPath: String, times: ControlTimes = ControlTimes()) throws {
+    self.times = times
     router = ControlRouter(plane: plane)
     socket = try ControlSocket(path: socketPath)
   }
@@ -52,20 +50,16 @@ final class ControlServer: Sendable {
   /// Waits for the requests under way, closes all connections, removes the socket.
   func stop() {
     if isListening.exchange(false, ordering: .relaxed) { socket.remove() }
-    try? workers.syncShutdownGracefully()
+    workers.stop()
     try? loops.syncShutdownGracefully()
   }
 
   /// On the event loop.
   private func configure(_ channel: any Channel) throws {
-    guard connections.add(1) <= Self.mostConnections else {
-      connections.add(-1)
-      throw ControlError(.unavailable, "too many connections")
-    }
-    channel.closeFuture.whenComplete { [connections] _ in connections.add(-1) }
+    guard connections.add(channel) else { throw ControlError(.unavailable, "too many connections") }
+    channel.closeFuture.whenComplete { [connections] _ in connections.remove(channel) }
     let pipeline = channel.pipeline.syncOperations
-    try pipeline.addHandler(IdleStateHandler(allTimeout: Self.idleTime))
     try pipeline.configureHTTPServerPipeline(withErrorHandling: false)
-    try pipeline.addHandler(ControlHandler(router: router, workers: workers))
+    try pipeline.addHandler(ControlHandler(router: router, workers: workers, connections: connections, times: times))
   }
 }

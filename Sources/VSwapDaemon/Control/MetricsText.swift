@@ -52,6 +52,7 @@ enum MetricsText {
       $0.dictionary?.bytes ?? 0
     }
     perGroup(&text, "targets", .gauge, "Processes in the group.", groups) { $0.targets.count }
+    perGroup(&text, "targets_not_held", .gauge, "Processes whose memory no limit holds.", groups) { $0.notHeld.count }
     perGroup(&text, "over_limit", .gauge, "1 while the group exceeds its limit.", groups) {
       $0.state == .ok ? 0 : 1
     }

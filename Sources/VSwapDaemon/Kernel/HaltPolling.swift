@@ -54,7 +54,11 @@ struct HaltPolling: @unchecked Sendable {
     let places = UnsafeMutablePointer<Place>.allocate(capacity: max(1, cpus))
     for index in 0..<cpus {
       let bell = vs_semaphore()
-      guard bell >= 0 else { return HaltPolling(places: places, count: index, latency: latency) }
+      guard bell >= 0 else {
+        // Without one for each CPU nobody spins.
+        for other in 0..<index { close((places + other).move().bell) }
+        return HaltPolling(places: places, count: 0, latency: latency)
+      }
       (places + index).initialize(to: Place(bell: bell))
     }
     return HaltPolling(places: places, count: cpus, latency: latency)

@@ -15,6 +15,9 @@ struct KernelError: Error, Equatable, CustomStringConvertible {
   /// EOVERFLOW, for counters that are full.
   static let overflow = EOVERFLOW
 
+  /// The table of descriptors is full, this process's or the system's.
+  var isLackOfDescriptors: Bool { code == EMFILE || code == ENFILE }
+
   /// The error of `call`, which failed on this thread just now (reads errno: call it before anything else).
   static func last(_ call: StaticString) -> KernelError {
     KernelError(call: call, code: errno)

@@ -52,6 +52,10 @@ struct Lock: @unchecked Sendable {
   /// Waits at most `timeoutMilliseconds` (0 or more; monotonic clock); returns whether the lock was taken.
   func lock(timeoutMilliseconds: Int) -> Bool {
     assert(timeoutMilliseconds >= 0)
+    for _ in 0..<Self.attempts {
+      if tryLock() { return true }
+      vs_pause()
+    }
     var deadline = timespec()
     clock_gettime(CLOCK_MONOTONIC, &deadline)
     deadline.tv_sec += timeoutMilliseconds / 1000

@@ -1,8 +1,5 @@
 import Glibc
 
-/// Bytes in a page; the daemon refuses to start on kernels with another size.
-let pageSize = 4096
-
 /// A sparse memfd, mapped shared and writable: the only kind of memory the daemon keeps state in.
 ///
 /// A trivial handle: copies are the same mapping. Every call may come from any thread; `destroy` must be
@@ -32,6 +29,21 @@ struct Mapping: @unchecked Sendable {
       close(descriptor)
       throw error
     }
+  }
+
+  /// The same, private to this process and without a descriptor, so that none need be had: for what can be found again otherwise. It cannot be
+  /// discarded or measured.
+  static func anonymous(length: Int) throws(KernelError) -> Mapping {
+    let size = (length + pageSize - 1) & ~(pageSize - 1)
+    guard let base = mmap(nil, size, PROT_READ | PROT_WRITE, MAP_PRIVATE | MAP_ANONYMOUS, -1, 0), base != MAP_FAILED
+    else { throw .last("mmap") }
+    return Mapping(base: base, length: size, descriptor: -1)
+  }
+
+  private init(base: UnsafeMutableRawPointer, length: Int, descriptor: Int32) {
+    self.base = base
+    self.length = length
+    self.descriptor = descriptor
   }
 
   /// Sizes, seals and maps a fresh memfd, which stays the caller's when this throws.
@@ -80,6 +92,7 @@ struct Mapping: @unchecked Sendable {
   func destroy() {
     let unmapped = munmap(base, length)
     precondition(unmapped == 0, "munmap of a mapping failed")
+    guard descriptor >= 0 else { return }
     // close(2) of a memfd has nothing to flush; an error here can only be a double close.
     let closed = close(descriptor)
     precondition(closed == 0, "close of a mapping failed")

@@ -5,6 +5,7 @@ final class Promise<Value: Sendable>: @unchecked Sendable {
   private let lock = Lock.create()
   private let word: UnsafeMutablePointer<UInt32>
   private var value: Value?
+  private var isGivenUp = false
 
   init() {
     word = .allocate(capacity: 1)
@@ -16,16 +17,34 @@ final class Promise<Value: Sendable>: @unchecked Sendable {
     lock.destroy()
   }
 
-  /// The first call counts.
-  func fulfil(_ value: Value) {
+  /// The first call counts. false: nobody waits any more, so the value is the caller's still.
+  @discardableResult
+  func fulfil(_ value: Value) -> Bool {
     lock.lock()
-    if self.value == nil { self.value = value }
+    let isWanted = !isGivenUp
+    if isWanted && self.value == nil { self.value = value }
     vs_word_store(word, 1)
     lock.unlock()
     _ = vs_futex_wake(word, Int32.max)
+    return isWanted
   }
 
-  /// For what must not be given up: whoever was asked answers, or refuses when it ends.
+  /// Whether somebody waits, or may: what nobody wants need not be begun.
+  var isWanted: Bool {
+    lock.lock()
+    defer { lock.unlock() }
+    return !isGivenUp
+  }
+
+  /// Waits no longer. The value, if it came at the last moment; else whoever gives it keeps it.
+  func giveUp() -> Value? {
+    lock.lock()
+    defer { lock.unlock() }
+    isGivenUp = value == nil
+    return value
+  }
+
+  /// For what waits for the daemon's own threads and its disks only.
   func wait() -> Value {
     while true {
       if let value = wait(milliseconds: 60_000) { return value }

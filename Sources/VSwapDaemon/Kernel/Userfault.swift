@@ -35,6 +35,9 @@ enum UserfaultMessage {
 /// Addresses and lengths are in bytes and multiples of the page size. All calls may come from any thread.
 struct Userfault: Sendable {
   let descriptor: Int32
+  private(set) var reading = Reading.alone
+
+  init(descriptor: Int32) { self.descriptor = descriptor }
 
   /// Negotiates the features that a non-cooperative monitor needs. Fork events need CAP_SYS_PTRACE of this process.
   func negotiate() throws(KernelError) {
@@ -104,17 +107,39 @@ struct Userfault: Sendable {
     }
   }
 
-  /// Reads messages without blocking; returns how many, 0 for none. -1: reading failed; try again later.
+  /// How it is read, given that O_NONBLOCK is a flag of the open file, which whoever else has it can clear.
+  enum Reading: Sendable {
+    /// Nobody else has it.
+    case alone
+    /// The kernel does not wait, whatever the flag says.
+    case withoutWaiting
+    /// The flag is looked at before. The target may clear it right then: whoever waits for this thread in vain interrupts it.
+    case checked
+  }
+
+  /// What `read` says beside a number of messages and -errno: O_NONBLOCK had been cleared.
+  static let blocked = Int.min
+
+  /// Reads messages without blocking; returns how many, 0 for none, `blocked`, or -errno: try again later. EMFILE, ENFILE: the next one is a
+  /// fork, whose thread waits until there is a descriptor for its child.
   @inline(__always)
   func read(into messages: UnsafeMutablePointer<uffd_msg>, capacity: Int) -> Int {
+    let bytes = capacity * MemoryLayout<uffd_msg>.stride
     while true {
-      let length = Glibc.read(descriptor, messages, capacity * MemoryLayout<uffd_msg>.stride)
-      if length >= 0 { return length / MemoryLayout<uffd_msg>.stride }
-      if errno == EAGAIN { return 0 }
-      if errno == EINTR { continue }
-      return -1
+      if reading == .checked, vs_uffd_unblock(descriptor) > 0 { return Self.blocked }
+      let length =
+        reading == .withoutWaiting ? vs_uffd_read_now(descriptor, messages, bytes) : vs_uffd_read(descriptor, messages, bytes)
+      if length >= 0 { return Int(length) / MemoryLayout<uffd_msg>.stride }
+      if length == -Int64(EAGAIN) { return 0 }
+      if length != -Int64(EINTR) { return Int(length) }
     }
   }
+
+  /// As one that the target has as well.
+  mutating func share() { reading = vs_uffd_can_read_now(descriptor) != 0 ? .withoutWaiting : .checked }
+
+  /// Undoes that somebody cleared O_NONBLOCK.
+  func unblock() { _ = vs_uffd_unblock(descriptor) }
 
   @inline(__always)
   static func decode(_ message: uffd_msg) -> UserfaultMessage {

@@ -8,23 +8,42 @@ final class LimitKeeper: @unchecked Sendable {
   private let registry: TargetRegistry
   private let budget: FrameBudget
   private let bell: Int32
-  private var known: [ObjectIdentifier: Memory] = [:]
-  /// Children without an agent: process number to an open statm, and the target that named them.
-  private var young: [Int32: (statm: Int32, parent: UInt32)] = [:]
+  private let sharedMemory = SharedMemory()
+  private var quotas: QuotaWatch
+  private var watched: [Watched] = []
+  /// `registry.changeCount` when `watched` was made.
+  private var seenChanges = -1
+
+  /// A group, and when it is to be looked at.
+  private struct Watched {
+    let group: Group
+    var targets: [Target]
+    /// Of each target, those whose process is known.
+    var children: [[YoungProcess]]
+    var memory: Memory
+    /// Monotonic nanoseconds.
+    var due: UInt64 = 0
+  }
 
   /// How long room stays reserved after growth that nobody granted: a program that maps memory now and then goes on to do so.
   private static let reserveNanoseconds: UInt64 = 1_000_000_000
 
   /// What is remembered of a group between two looks.
   private struct Memory {
-    /// Kept, so that no other one comes to be where it was while something is remembered of it.
-    let group: Group
     var wasNear = false
     var grewUnseenAt: UInt64 = 0
     var unseen = UnseenGrowth()
     var registrations = 0
-    var sharedPages = 0
+    let shared = SharedMemory.Figure()
     var sharedMeasuredAt: UInt64 = 0
+    /// CPU time of the targets and the group's account when it was looked at last, and since when neither has changed.
+    var cpu: Int64 = -1
+    var resident = -1
+    var limit = GroupLimit.none
+    var quietSince: UInt64 = 0
+    var evictions = 0
+    var evictedAt: UInt64 = 0
+    var measuredAt: UInt64 = 0
     var unreclaimableUntil: UInt64 = 0
     var vain: [UInt32: Vain] = [:]
     var judgedAt: UInt64 = 0
@@ -45,13 +64,15 @@ final class LimitKeeper: @unchecked Sendable {
   private static let fastestGrowth = 1024
 
   /// `bell` is an eventfd, rung when there is something new to look at.
-  init(registry: TargetRegistry, budget: FrameBudget, bell: Int32) {
+  init(registry: TargetRegistry, budget: FrameBudget, bell: Int32, quotas: QuotaWatch) {
+    self.quotas = quotas
     self.registry = registry
     self.budget = budget
     self.bell = bell
   }
 
   func start() throws(KernelError) {
+    try sharedMemory.start()
     try Thread.start("vswap-keeper") { [self] in
       // What this thread does is short, and late it is worthless. Without the right to it the limit holds less tightly.
       if vs_make_real_time(0) != 0 { _ = vs_favour_thread(0) }
@@ -64,27 +85,101 @@ final class LimitKeeper: @unchecked Sendable {
 
   private func run() {
     while true {
-      var pause = 1_000_000
-      var present: Set<ObjectIdentifier> = []
-      for (group, targets) in registry.snapshot() {
-        present.insert(ObjectIdentifier(group))
-        pause = min(pause, look(at: group, targets))
+      if registry.changeCount != seenChanges { renew() }
+      quotas.look(at: watched.map { ($0.group, $0.targets) }, now: vs_monotonic_ns())
+      var next = vs_monotonic_ns() + 1_000_000_000
+      for index in watched.indices {
+        let now = vs_monotonic_ns()
+        if watched[index].due <= now || watched[index].memory.limit != watched[index].group.account.currentLimit {
+          let pause = visit(index, now)
+          // What has time is looked at together: it is waking up that costs most.
+          watched[index].due = pause < 2 * Self.grid ? now + pause : (now + pause) & ~(Self.grid - 1)
+        }
+        next = min(next, watched[index].due)
       }
-      for key in known.keys where !present.contains(key) { known[key] = nil }
-      forgetYoung()
-      if vs_wait_readable(bell, UInt64(pause)) != 0 { vs_eventfd_clear(bell) }
+      let now = vs_monotonic_ns()
+      let pause = next > now ? (next - now) / 1000 : 0
+      if vs_wait_readable(bell, pause) != 0 { vs_eventfd_clear(bell) }
     }
   }
 
+  /// A power of two, in nanoseconds.
+  private static let grid: UInt64 = 1 << 22
+
+  /// What is remembered of a group outlasts this, as long as it has targets.
+  private func renew() {
+    // In this order: what changes in between is seen the next time.
+    seenChanges = registry.changeCount
+    var before: [ObjectIdentifier: Watched] = [:]
+    for entry in watched { before[ObjectIdentifier(entry.group)] = entry }
+    watched = registry.snapshot().map { group, targets in
+      let children = targets.map { registry.children(of: $0) }
+      guard var known = before[ObjectIdentifier(group)] else {
+        return Watched(group: group, targets: targets, children: children, memory: Memory())
+      }
+      (known.targets, known.children, known.due) = (targets, children, 0)
+      return known
+    }
+  }
+
+  /// Looks at a group, or only whether there can be anything new: a program that has used no CPU time since has touched no memory. Returns nanoseconds
+  /// until the next time.
+  private func visit(_ index: Int, _ now: UInt64) -> UInt64 {
+    let account = watched[index].group.account
+    let cpu = cpuTime(of: watched[index])
+    let isQuiet =
+      cpu >= 0 && cpu == watched[index].memory.cpu && account.resident == watched[index].memory.resident
+      && account.currentLimit == watched[index].memory.limit
+    if !isQuiet { watched[index].memory.quietSince = now }
+    if watched[index].memory.evictions != account.evictions {
+      watched[index].memory.evictions = account.evictions
+      watched[index].memory.evictedAt = now
+    }
+    let isSettled = isQuiet && now - watched[index].memory.evictedAt > Self.settling
+    let pause = isSettled ? quietPause(account, quietFor: now - watched[index].memory.quietSince) : nil
+    if let pause, now - watched[index].memory.measuredAt < pause.untilMeasured { return pause.nanoseconds }
+    // Before the measurement: what is used and touched after it shows the next time.
+    watched[index].memory.cpu = cpu
+    watched[index].memory.limit = account.currentLimit
+    watched[index].memory.measuredAt = now
+    let microseconds = look(at: watched[index].group, watched[index].targets, watched[index].children, &watched[index].memory)
+    watched[index].memory.resident = account.resident
+    return pause?.nanoseconds ?? UInt64(microseconds) * 1000
+  }
+
+  /// Until agents have dropped what they moved last, in nanoseconds.
+  private static let settling: UInt64 = 200_000_000
+
+  /// Of all targets together; -1: there are processes whose time is not known.
+  private func cpuTime(of group: Watched) -> Int64 {
+    var sum: Int64 = 0
+    for target in group.targets {
+      let time = vs_cpu_time(target.processID)
+      guard time >= 0, target.youngChildren == 0 else { return -1 }
+      sum += time
+    }
+    return sum
+  }
+
+  /// How long a group may be left alone that does nothing, and how often it is measured all the same. When it begins to do something it may be as
+  /// fast as any; near the limit it is its pagers that see most of that first. A group over its limit that does nothing is stopped, or has nothing that
+  /// can be evicted. All in nanoseconds; nil: it may not.
+  private func quietPause(_ account: GroupAccount, quietFor: UInt64) -> (nanoseconds: UInt64, untilMeasured: UInt64)? {
+    guard account.reserve == 0, !account.limitIsAuto else { return nil }
+    guard account.limit != nil else { return (1_000_000_000, 1_000_000_000) }
+    let room = account.high - account.resident
+    if room < 0 { return quietFor > 2 * Self.patience ? (100_000_000, 100_000_000) : nil }
+    return (UInt64(min(max(room * 1000 / Self.fastestGrowth, 10_000), 200_000)) * 1000, 1_000_000_000)
+  }
+
   /// Measures a group and asks for what is too much. Returns microseconds until the next look.
-  private func look(at group: Group, _ targets: [Target]) -> Int {
-    let key = ObjectIdentifier(group)
-    var memory = known[key] ?? Memory(group: group)
-    defer { known[key] = memory }
+  private func look(
+    at group: Group, _ targets: [Target], _ children: [[YoungProcess]], _ memory: inout Memory
+  ) -> Int {
     let account = group.account
     let before = account.resident
     let evictions = account.evictions
-    let resident = max(0, measure(targets) - shared(targets, &memory))
+    let resident = max(0, measure(targets, children) - shared(targets, children, &memory))
     account.measured(residentPages: resident)
     tune(account, targets, &memory)
     guard let limit = account.limit else { return 200_000 }
@@ -101,7 +196,9 @@ final class LimitKeeper: @unchecked Sendable {
     // Who comes near grew up to now, and nothing is known of how.
     if growsUnseen || approaches { memory.grewUnseenAt = now }
     let isRecent = now - memory.grewUnseenAt < Self.reserveNanoseconds
-    account.reserve = isRecent ? GroupAccount.growthReserve(ofLimit: limit) : 0
+    let mostReserve = GroupAccount.growthReserve(ofLimit: limit)
+    if approaches { memory.unseen.expect(burst: mostReserve, now: now) }
+    account.reserve = isRecent ? min(max(memory.unseen.burst, GroupAccount.leastReserve), mostReserve) : 0
     if near { promoteChildren(targets) }
     memory.wasNear = near
     if resident > account.high { reclaim(resident - account.low, targets) }
@@ -125,62 +222,35 @@ final class LimitKeeper: @unchecked Sendable {
     if decision.evict > 0 { reclaim(decision.evict, targets) }
   }
 
-  private func measure(_ targets: [Target]) -> Int {
+  private func measure(_ targets: [Target], _ children: [[YoungProcess]]) -> Int {
     var sum = 0
     for target in targets {
       let pages = vs_resident_pages(target.statm)
       target.counters.resident = max(0, Int(pages))
       sum += target.counters.resident
-      if target.youngChildren > 0 { sum += measureYoung(of: target, besides: targets) }
+    }
+    for family in children {
+      for child in family { sum += max(0, Int(vs_resident_pages(child.statm))) }
     }
     return sum
-  }
-
-  /// Children without an agent wrote their process numbers into the family page. It is the target's own word, and only its own
-  /// group pays for a wrong one.
-  private func measureYoung(of target: Target, besides targets: [Target]) -> Int {
-    let page = target.familyPage
-    let next = Int(vswap_load(vswap_family_next(page)))
-    var sum = 0
-    for place in max(0, next - 64)..<next {
-      let processID = Int32(bitPattern: vswap_family_child(page, UInt32(place % 64)))
-      guard processID > 0, !targets.contains(where: { $0.processID == processID }) else { continue }
-      let statm = young[processID]?.statm ?? open("/proc/\(processID)/statm", O_RDONLY | O_CLOEXEC)
-      guard statm >= 0 else { continue }
-      young[processID] = (statm, target.id)
-      sum += max(0, Int(vs_resident_pages(statm)))
-    }
-    return sum
-  }
-
-  private func forgetYoung() {
-    for (processID, child) in young where vs_resident_pages(child.statm) < 0 {
-      close(child.statm)
-      young[processID] = nil
-    }
   }
 
   /// Pages that parent and children still share count once: what statm counts too often, from Pss_Anon, a few times a second.
-  private func shared(_ targets: [Target], _ memory: inout Memory) -> Int {
-    guard targets.contains(where: { $0.isForked || $0.youngChildren > 0 }) else {
-      memory.sharedPages = 0
+  private func shared(_ targets: [Target], _ children: [[YoungProcess]], _ memory: inout Memory) -> Int {
+    guard targets.contains(where: \.isForked) || children.contains(where: { !$0.isEmpty }) else {
+      memory.shared.pages = 0
       return 0
     }
     let now = vs_monotonic_ns()
-    guard now - memory.sharedMeasuredAt > 200_000_000 else { return memory.sharedPages }
-    var processes = targets.map { (id: $0.processID, statm: $0.statm) }
-    for (processID, child) in young
-    where targets.contains(where: { $0.id == child.parent }) && !targets.contains(where: { $0.processID == processID }) {
-      processes.append((id: processID, statm: child.statm))
+    if now - memory.sharedMeasuredAt > 200_000_000 {
+      memory.sharedMeasuredAt = now
+      var processes = targets.map { SharedMemory.Process(processID: $0.memoryID, owner: $0, statm: $0.statm) }
+      for child in children.joined() {
+        processes.append(SharedMemory.Process(processID: child.processID, owner: child, statm: child.statm))
+      }
+      sharedMemory.renew(memory.shared, processes)
     }
-    var surplus = 0
-    for process in processes {
-      guard let fair = ProportionalSize.anonymousPages(of: process.id) else { continue }
-      surplus += max(0, Int(vs_resident_pages(process.statm)) - fair)
-    }
-    memory.sharedMeasuredAt = vs_monotonic_ns()
-    memory.sharedPages = surplus
-    return surplus
+    return memory.shared.pages
   }
 
   /// Mappings that are not registered can grow unseen: from now on first touches come to the pager. One that has not got that far since the last look may
@@ -220,7 +290,11 @@ final class LimitKeeper: @unchecked Sendable {
   /// otherwise make everybody wait for another round in vain.
   private func judge(_ targets: [Target], _ memory: inout Memory, _ account: GroupAccount, isOverLow: Bool) {
     let now = vs_monotonic_ns()
-    if isUnreclaimable(targets, &memory, now) && isOverLow { memory.unreclaimableUntil = now + 200_000_000 }
+    // What was in vain before it got this far says nothing.
+    if !isOverLow { memory.vain.removeAll(keepingCapacity: true) }
+    if isOverLow && (isUnreclaimable(targets, &memory, now) || account.isOverQuota) {
+      memory.unreclaimableUntil = now + 200_000_000
+    }
     account.unreclaimable = now < memory.unreclaimableUntil && isOverLow
   }
 

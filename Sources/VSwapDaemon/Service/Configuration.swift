@@ -1,3 +1,4 @@
+import CUserfault
 import FoundationEssentials
 import Glibc
 import VSwapAPI
@@ -10,17 +11,63 @@ public struct ServiceConfiguration: Sendable {
   public var poolLimitBytes: Int?
   /// Swap areas from the start, in this order. Their paths are absolute.
   public var swapAreas: [SwapSpecification]
+  /// The group whose members may attach beside the daemon's own user and root; nil: "vswapd", if there is such a group.
+  public var attachGroup: String?
+  /// Every user may attach.
+  public var attachEveryone: Bool
+  /// Processes of one user; nil for the daemon's own choice. Root and the daemon's own user are not bound, neither here.
+  public var userProcesses: Int?
+  /// Bytes that one user may have swapped out, counted as the programs see them; nil for the daemon's own choice.
+  public var userSwappedBytes: Int?
   /// Set in the daemon that `vswapctl run` starts for one command.
   public var embedded: EmbeddedHandles?
+  /// Where a service manager wants to be told of the daemon's state, as NOTIFY_SOCKET says.
+  public var notifySocket: String?
 
   public init(
     runtimeDirectory: String, poolLimitBytes: Int? = nil, swapAreas: [SwapSpecification] = [],
-    embedded: EmbeddedHandles? = nil
+    attachGroup: String? = nil, attachEveryone: Bool = false, userProcesses: Int? = nil, userSwappedBytes: Int? = nil,
+    embedded: EmbeddedHandles? = nil, notifySocket: String? = nil
   ) {
     self.runtimeDirectory = runtimeDirectory
     self.poolLimitBytes = poolLimitBytes
     self.swapAreas = swapAreas
+    self.attachGroup = attachGroup
+    self.attachEveryone = attachEveryone
+    self.userProcesses = userProcesses
+    self.userSwappedBytes = userSwappedBytes
     self.embedded = embedded
+    self.notifySocket = notifySocket
+  }
+}
+
+extension ServiceConfiguration {
+  /// What `user_processes` may be: numbers of address spaces are few.
+  static let userProcessesRange = 1...4095
+
+  /// What one user may have. `chunks`: of page tables, all that there are.
+  func userQuota(chunks: Int) -> UserQuota {
+    var quota = UserQuota()
+    if let userProcesses { quota.processes = userProcesses }
+    quota.chunks = chunks / 4
+    quota.swappedPages = userSwappedBytes.map { $0 / pageSize }
+    quota.user = geteuid()
+    return quota
+  }
+
+  /// The group that is used when none is named.
+  private static let usualGroup = "vswapd"
+
+  /// Who may attach. An embedded daemon is for its own user alone.
+  func attachPolicy() throws(StartupError) -> AttachPolicy {
+    guard embedded == nil else { return AttachPolicy(user: geteuid(), group: nil, everyone: false) }
+    let name = attachGroup ?? Self.usualGroup
+    let found = vs_group_named(name)
+    guard found >= 0 || attachGroup == nil else {
+      throw StartupError(message: "attach_group: there is no group '\(name)'; make it with groupadd, or name another one")
+    }
+    let group = found >= 0 ? (id: UInt32(truncatingIfNeeded: found), name: name) : nil
+    return AttachPolicy(user: geteuid(), group: group, everyone: attachEveryone)
   }
 }
 
@@ -37,20 +84,25 @@ public struct EmbeddedHandles: Sendable {
   }
 }
 
-/// The configuration file: a JSON object such as `{"runtime_dir": "/run/vswapd", "pool_limit": "2G", "swap": [{"path": "/var/swap0",
-/// "size": "8G"}]}`, each key optional.
+/// The configuration file: a JSON object, which may have `//` comments and commas at the end of lists, such as `{"runtime_dir": "/run/vswapd",
+/// "pool_limit": "2G", "swap": [{"path": "/var/swap0", "size": "8G"}], "attach_group": "vswapd", "attach_everyone": false}`, each key optional.
 public struct ConfigurationFile: Sendable, Equatable {
   public var runtimeDirectory: String?
   /// Bytes.
   public var poolLimitBytes: Int?
   public var swapAreas: [SwapSpecification]
+  public var attachGroup: String?
+  public var attachEveryone: Bool
+  public var userProcesses: Int?
+  /// Bytes.
+  public var userSwappedBytes: Int?
 
   /// Longest file that is read, in bytes.
   private static let longest = 1 << 20
 
   /// - Throws: ``StartupError`` that names the file, and the key where there is one.
   public init(path: String) throws(StartupError) {
-    let data = Data(try Self.content(path))
+    let data = Data(RelaxedJSON.strict(try Self.content(path)))
     do {
       self = try JSONDecoder().decode(ConfigurationFile.self, from: data)
     } catch let error as DecodingError {
@@ -90,6 +142,10 @@ extension ConfigurationFile: Decodable {
     case runtimeDirectory = "runtime_dir"
     case poolLimit = "pool_limit"
     case swapAreas = "swap"
+    case attachGroup = "attach_group"
+    case attachEveryone = "attach_everyone"
+    case userProcesses = "user_processes"
+    case userSwapped = "user_swapped"
   }
 
   public init(from decoder: any Decoder) throws {
@@ -99,12 +155,24 @@ extension ConfigurationFile: Decodable {
       throw fields.invalid(.runtimeDirectory, "must be an absolute path")
     }
     swapAreas = try fields.decodeIfPresent([SwapSpecification].self, forKey: .swapAreas) ?? []
-    if let limit = try fields.decodeIfPresent(String.self, forKey: .poolLimit) {
-      do {
-        poolLimitBytes = try ByteSize.parse(limit, minimum: ByteSize.minimumPoolLimit)
-      } catch {
-        throw fields.invalid(.poolLimit, "must be a size: \(error)")
-      }
+    attachGroup = try fields.decodeIfPresent(String.self, forKey: .attachGroup)
+    if attachGroup?.isEmpty == true { throw fields.invalid(.attachGroup, "must be the name of a group") }
+    attachEveryone = try fields.decodeIfPresent(Bool.self, forKey: .attachEveryone) ?? false
+    userProcesses = try fields.wholeNumberIfPresent(forKey: .userProcesses)
+    if let userProcesses, !ServiceConfiguration.userProcessesRange.contains(userProcesses) {
+      let range = ServiceConfiguration.userProcessesRange
+      throw fields.invalid(.userProcesses, "must be from \(range.lowerBound) to \(range.upperBound)")
+    }
+    poolLimitBytes = try Self.size(fields, .poolLimit)
+    userSwappedBytes = try Self.size(fields, .userSwapped)
+  }
+
+  private static func size(_ fields: KeyedDecodingContainer<CodingKeys>, _ key: CodingKeys) throws -> Int? {
+    guard let text = try fields.decodeIfPresent(String.self, forKey: key) else { return nil }
+    do {
+      return try ByteSize.parse(text, minimum: ByteSize.minimumPoolLimit)
+    } catch {
+      throw fields.invalid(key, "must be a size: \(error)")
     }
   }
 }

@@ -4,7 +4,7 @@ import VSwapAPI
 
 /// Swap areas on request of the control API and of the configuration.
 extension Daemon {
-  func swapon(path: String, sizeBytes: Int?, priority: Int?) throws(ControlError) -> AreaStatus {
+  func swapon(path: String, sizeBytes: Int?, priority: Int?, discards: Bool) throws(ControlError) -> AreaStatus {
     openingArea.lock()
     defer { openingArea.unlock() }
     let file: AreaFile
@@ -14,7 +14,7 @@ extension Daemon {
       throw ControlError(error.code, error.message(path: path))
     }
     do {
-      return Self.areaStatus(try areas.add(file, priority: priority))
+      return Self.areaStatus(try areas.add(file, priority: priority, discards: discards))
     } catch {
       file.close(removing: file.wasMade)
       throw ControlError(.failed, "\(path) cannot be put to use as a swap area: \(error)")
@@ -25,7 +25,7 @@ extension Daemon {
   func openAreas(_ wanted: [SwapSpecification]) throws(StartupError) {
     for area in wanted {
       do {
-        _ = try swapon(path: area.path, sizeBytes: area.sizeBytes, priority: area.priority)
+        _ = try swapon(path: area.path, sizeBytes: area.sizeBytes, priority: area.priority, discards: area.discards)
       } catch {
         throw StartupError(message: "swap area: \(error.message)")
       }
@@ -81,7 +81,7 @@ extension Daemon {
   static func areaStatus(_ info: AreaInfo) -> AreaStatus {
     AreaStatus(
       path: info.path, type: info.isBlockDevice ? .device : .file, sizeBytes: info.sizeBytes, usedBytes: info.usedBytes,
-      slots: info.slots, priority: info.priority, state: info.state.rawValue, direct: info.isDirect,
+      slots: info.slots, priority: info.priority, state: info.state.rawValue, direct: info.isDirect, discard: info.discards,
       readErrors: info.readErrors, writeErrors: info.writeErrors)
   }
 

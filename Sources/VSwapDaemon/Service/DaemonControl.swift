@@ -6,13 +6,17 @@ import VSwapAPI
 extension Daemon: ControlPlane {
   func status() -> DaemonStatus {
     let now = layer.statistics()
+    let present = registry.snapshot() + registry.groupsWithoutTargets().map { ($0, []) }
+    let ended = registry.endedGroups()
+    let keys = Set(present.map(\.group.key) + ended.map(\.key))
+    let name = { [names] (key: GroupKey) in names.text(for: key, among: keys) }
     defer { _ = vs_eventfd_signal(changed) }
     return DaemonStatus(
       pid: getpid(), uptimeSeconds: Double(vs_monotonic_ns() - startedAt) / 1e9, pool: poolStatus(now),
       cache: PageCount(pages: now.cachedPages), zero: PageCount(pages: now.zeroPages),
       metadataBytes: now.metadataBytes + chunks.metadataBytes, areas: areas.list().map(Self.areaStatus),
-      groups: registry.snapshot().map(groupStatus),
-      endedGroups: registry.endedGroups().map(endedStatus))
+      groups: present.map { groupStatus($0, called: name($0.group.key)) },
+      endedGroups: ended.map { endedStatus($0, called: name($0.key)) })
   }
 
   private func poolStatus(_ now: SlotStatistics) -> PoolStatus {
@@ -23,14 +27,21 @@ extension Daemon: ControlPlane {
       cleanCopies: now.copies, reusedCopies: now.reusedCopies)
   }
 
-  private func groupStatus(_ entry: (group: Group, targets: [Target])) -> GroupStatus {
+  private func groupStatus(_ entry: (group: Group, targets: [Target]), called name: String) -> GroupStatus {
     let account = entry.group.account
     return GroupStatus(
-      id: entry.group.id, limitBytes: Self.limitBytes(account.currentLimit, account.autoPages),
+      id: name, user: entry.group.key.user, limitBytes: Self.limitBytes(account.currentLimit, account.autoPages),
       limitMode: Self.mode(account.currentLimit), residentBytes: account.resident * pageSize,
       swappedPages: account.swapped, state: state(of: account),
-      targets: entry.targets.map { targetStatus($0) }, totals: totals(TargetRegistry.totals(of: entry.group)),
+      targets: entry.targets.map { targetStatus($0) }, notHeld: notHeld(entry.group),
+      totals: totals(TargetRegistry.totals(of: entry.group)),
       dictionary: entry.targets.first.flatMap { layer.dictionaries.figures(ofTarget: $0.id) }.map(Self.dictionaryStatus))
+  }
+
+  private func notHeld(_ group: Group) -> [ProcessNotHeld] {
+    registry.remaining(of: group).map {
+      ProcessNotHeld(pid: $0.processID, name: $0.name, reason: $0.isDetached ? .detached : .executed)
+    }
   }
 
   private static func dictionaryStatus(_ figures: Dictionaries.Figures) -> DictionaryStatus {
@@ -51,6 +62,7 @@ extension Daemon: ControlPlane {
 
   private func state(of account: GroupAccount) -> GroupStatus.State {
     guard let limit = account.limit, account.resident > limit else { return .ok }
+    if account.isOverQuota { return .overQuota }
     if budget.isStuck { return .poolFull }
     return account.unreclaimable ? .unevictable : .overLimit
   }
@@ -60,14 +72,23 @@ extension Daemon: ControlPlane {
     return TargetStatus(
       pid: target.processID, name: target.name, residentBytes: counters.resident * pageSize,
       swappedPages: counters.swapped, evictions: counters.evictions, faults: counters.faults,
-      refaults: counters.refaults, zeroFills: counters.zeroFills, state: counters.wanted > 0 ? "evicting" : "ok")
+      refaults: counters.refaults, zeroFills: counters.zeroFills, state: state(of: counters))
   }
 
-  private func endedStatus(_ ended: TargetRegistry.Ended) -> GroupStatus {
+  private func state(of counters: TargetCounters) -> String {
+    let asked = counters.askedSince
+    if asked > 0, vs_monotonic_ns() > asked + Self.silence { return "silent" }
+    return counters.wanted > 0 ? "evicting" : "ok"
+  }
+
+  /// Nanoseconds after which an agent does not answer. It takes some milliseconds for a command, also on a busy machine.
+  private static let silence: UInt64 = 2_000_000_000
+
+  private func endedStatus(_ ended: TargetRegistry.Ended, called name: String) -> GroupStatus {
     GroupStatus(
-      id: ended.id, limitBytes: Self.limitBytes(ended.limit, ended.autoPages), limitMode: Self.mode(ended.limit),
-      residentBytes: 0, swappedPages: 0, state: .ok,
-      targets: [], totals: totals(ended.totals), dictionary: ended.dictionary.map(Self.dictionaryStatus))
+      id: name, user: ended.key.user, limitBytes: Self.limitBytes(ended.limit, ended.autoPages),
+      limitMode: Self.mode(ended.limit), residentBytes: 0, swappedPages: 0, state: .ok,
+      targets: [], notHeld: [], totals: totals(ended.totals), dictionary: ended.dictionary.map(Self.dictionaryStatus))
   }
 
   private func totals(_ totals: TargetRegistry.Totals) -> GroupTotals {
@@ -80,15 +101,16 @@ extension Daemon: ControlPlane {
 
   func evict(_ selector: TargetSelector, bytes: Int?) throws(ControlError) -> EvictReply {
     let targets = try find(selector)
-    var promises: [Promise<Pager.EvictResult>] = []
+    var asked: [(pager: Pager, promise: Promise<Pager.EvictResult>)] = []
     let share = bytes.map { max(pageSize, $0 / targets.count) }
     for target in targets {
       let promise = Promise<Pager.EvictResult>()
-      if target.pager?.post(.evict(bytes: share, promise)) == true { promises.append(promise) }
+      if let pager = target.pager, pager.post(.evict(bytes: share, promise)) { asked.append((pager, promise)) }
     }
     var pages = 0
-    for promise in promises {
-      guard let result = promise.wait(milliseconds: Self.patience) else { throw Self.slow }
+    for (pager, promise) in asked {
+      guard let result = pager.answer(promise, within: Self.patience) else { throw Self.slow }
+      if result.isStuck { throw Self.stuck(pager.target.processID) }
       pages += result.pages
     }
     return EvictReply(evictedPages: pages, evictedBytes: pages * pageSize)
@@ -100,7 +122,7 @@ extension Daemon: ControlPlane {
     let wanted = targets.reduce(0) { $0 + $1.counters.swapped }
     if let limit = account.limit, account.resident + wanted > limit {
       let over = ByteSize.format((account.resident + wanted - limit) * pageSize)
-      let group = targets[0].group.id
+      let group = targets[0].group.key.name
       throw ControlError(
         .notPossible, "the pages would exceed the group's limit by \(over); raise it first: vswapctl limit \(group) none")
     }
@@ -110,11 +132,11 @@ extension Daemon: ControlPlane {
   }
 
   func setLimit(group id: String, limit: MemoryLimit) throws(ControlError) {
-    guard let found = registry.group(named: id) else { throw ControlError(.notFound, "there is no group \(id)") }
+    let group = try findGroup(id).group
     switch limit {
-    case .none: found.group.account.setLimit(.none)
-    case .fixed(let bytes): found.group.account.setLimit(.fixed(pages: max(1, bytes / pageSize)))
-    case .auto: found.group.account.setLimit(.auto)
+    case .none: group.account.setLimit(.none)
+    case .fixed(let bytes): group.account.setLimit(.fixed(bytes: bytes))
+    case .auto: group.account.setLimit(.auto)
     }
     keeper.nudge()
   }
@@ -134,13 +156,12 @@ extension Daemon: ControlPlane {
     _ target: Target, _ request: (Promise<Pager.RestoreResult>) -> Pager.Request
   ) throws(ControlError) -> Int {
     let promise = Promise<Pager.RestoreResult>()
-    guard target.pager?.post(request(promise)) == true else { throw Self.unknown(target.processID) }
-    guard let result = promise.wait(milliseconds: Self.patience) else { throw Self.slow }
+    guard let pager = target.pager, pager.post(request(promise)) else { throw Self.unknown(target.processID) }
+    guard let result = pager.answer(promise, within: Self.patience) else { throw Self.slow }
     switch result {
     case .restored(let pages): return pages
     case .gone: throw Self.unknown(target.processID)
-    case .stuck:
-      throw ControlError(.timeout, "process \(target.processID) does not answer; is it stopped? Continue it and try again")
+    case .stuck: throw Self.stuck(target.processID)
     }
   }
 
@@ -150,15 +171,30 @@ extension Daemon: ControlPlane {
       guard let target = registry.target(processID: pid) else { throw Self.unknown(pid) }
       return [target]
     case .group(let id):
-      guard let found = registry.group(named: id), !found.targets.isEmpty else {
-        throw ControlError(.notFound, "there is no group \(id)")
-      }
+      let found = try findGroup(id)
+      guard !found.targets.isEmpty else { throw ControlError(.notFound, "no process of group \(id) is attached") }
       return found.targets
     }
   }
 
+  private func findGroup(_ text: String) throws(ControlError) -> (group: Group, targets: [Target]) {
+    // As it was chosen, or as it is shown.
+    let chosen = registry.groups(called: text, by: names)
+    let found = chosen.isEmpty ? registry.groups(called: EscapedText.ascii(text.utf8), by: names) : chosen
+    guard let first = found.first else { throw ControlError(.notFound, "there is no group \(text)") }
+    guard found.count == 1 else {
+      let keys = Set(found.map(\.group.key))
+      let texts = found.map { names.text(for: $0.group.key, among: keys) }.joined(separator: ", ")
+      throw ControlError(.notPossible, "there are several groups \(text); name one of these: \(texts)")
+    }
+    return first
+  }
+
   private static let patience = 120_000
   private static let slow = ControlError(.timeout, "it takes longer than two minutes and goes on")
+  private static func stuck(_ pid: Int32) -> ControlError {
+    ControlError(.timeout, "process \(pid) does not answer; is it stopped? Continue it and try again")
+  }
   private static func unknown(_ pid: Int32) -> ControlError {
     ControlError(.notFound, "process \(pid) is not attached")
   }

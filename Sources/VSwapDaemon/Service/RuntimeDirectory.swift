@@ -17,6 +17,8 @@ struct RuntimeDirectory {
     }
     wasMade = mkdir(path, 0o755) == 0
     if !wasMade && errno != EEXIST { throw Self.unusable(path, KernelError.last("mkdir")) }
+    // Targets of other users must reach attach.sock, whatever umask the daemon was started with.
+    if wasMade && chmod(path, 0o755) != 0 { throw Self.unusable(path, KernelError.last("chmod")) }
     lockDescriptor = open("\(path)/vswapd.lock", O_RDWR | O_CREAT | O_CLOEXEC | O_NOFOLLOW, 0o600)
     guard lockDescriptor >= 0 else { throw Self.unusable(path, KernelError.last("open")) }
     guard flock(lockDescriptor, LOCK_EX | LOCK_NB) == 0 else {
@@ -39,8 +41,23 @@ struct RuntimeDirectory {
   func remove(always: Bool) {
     unlink(RuntimePaths.controlSocket(in: path))
     unlink(RuntimePaths.attachSocket(in: path))
+    removePreloadLinks()
     unlink("\(path)/vswapd.lock")
     if wasMade || always { rmdir(path) }
     close(lockDescriptor)
+  }
+
+  /// What `vswapctl run` made for libraries whose own paths LD_PRELOAD cannot name.
+  private func removePreloadLinks() {
+    guard let entries = opendir(path) else { return }
+    defer { closedir(entries) }
+    while let entry = readdir(entries) {
+      let name = withUnsafePointer(to: &entry.pointee.d_name) {
+        $0.withMemoryRebound(to: CChar.self, capacity: Int(NAME_MAX) + 1) { String(cString: $0) }
+      }
+      guard name.hasPrefix(RuntimePaths.preloadPrefix) else { continue }
+      unlink("\(path)/\(name)/\(RuntimePaths.libraryName)")
+      rmdir("\(path)/\(name)")
+    }
   }
 }

@@ -1,3 +1,4 @@
+import CUserfault
 import Synchronization
 
 /// What the daemon keeps in RAM about its swap areas: 8 bytes per segment. Which slot lies where is in the slots' words, and the other way
@@ -44,6 +45,10 @@ struct AreaTable: @unchecked Sendable {
     let open: Atomic<Int>
     let readErrors: Atomic<Int>
     let writeErrors: Atomic<Int>
+    /// Writes for which there was no room where the area lies.
+    let roomErrors: Atomic<Int>
+    /// Monotonic nanoseconds before which it is not tried again after such a write; 0: the last one had room.
+    let pausedUntil: Atomic<UInt64>
     /// Byte offset of the latest error.
     let errorOffset: Atomic<Int>
     /// Random, part of what objects are checked with.
@@ -195,6 +200,9 @@ struct AreaTable: @unchecked Sendable {
     var usedBytes: Int
     var readErrors: Int
     var writeErrors: Int
+    /// Writes that lacked room where the area lies, and whether the latest one did.
+    var roomErrors: Int
+    var lacksRoom: Bool
     var errorOffset: Int
   }
 
@@ -206,6 +214,8 @@ struct AreaTable: @unchecked Sendable {
       usedBytes: header.pointee.used.load(ordering: .relaxed) * AreaPlace.segmentBytes,
       readErrors: header.pointee.readErrors.load(ordering: .relaxed),
       writeErrors: header.pointee.writeErrors.load(ordering: .relaxed),
+      roomErrors: header.pointee.roomErrors.load(ordering: .relaxed),
+      lacksRoom: header.pointee.pausedUntil.load(ordering: .relaxed) != 0,
       errorOffset: header.pointee.errorOffset.load(ordering: .relaxed))
   }
 
@@ -219,6 +229,19 @@ struct AreaTable: @unchecked Sendable {
     header(area).pointee.writeErrors.add(1, ordering: .relaxed)
     _ = header(area).pointee.rotation.compareExchange(
       expected: Rotation.active.rawValue, desired: Rotation.faulty.rawValue, ordering: .relaxed)
+  }
+
+  /// A write found no room where the area lies: its file system is full, though not for ever. Nothing is written to it until then.
+  func lackedRoom(_ area: Int, until: UInt64) {
+    header(area).pointee.roomErrors.add(1, ordering: .relaxed)
+    header(area).pointee.pausedUntil.store(max(1, until), ordering: .relaxed)
+  }
+
+  /// Whether it is written to, now.
+  private func takesWrites(_ area: Int) -> Bool {
+    guard rotation(area) == .active else { return false }
+    let pausedUntil = header(area).pointee.pausedUntil.load(ordering: .relaxed)
+    return pausedUntil == 0 || pausedUntil <= vs_monotonic_ns()
   }
 
   /// RAM of the segments' records, in bytes.
@@ -236,7 +259,7 @@ struct AreaTable: @unchecked Sendable {
     lock.lock()
     defer { lock.unlock() }
     var chosen: Int?
-    for area in 0..<AreaPlace.maximumAreas where rotation(area) == .active && hasFree(area, cleaning) {
+    for area in 0..<AreaPlace.maximumAreas where takesWrites(area) && hasFree(area, cleaning) {
       guard let best = chosen else {
         chosen = area
         continue
@@ -254,12 +277,12 @@ struct AreaTable: @unchecked Sendable {
   var hasRoom: Bool {
     lock.lock()
     defer { lock.unlock() }
-    return (0..<AreaPlace.maximumAreas).contains { rotation($0) == .active && (hasFree($0, false) || hasEmpty($0)) }
+    return (0..<AreaPlace.maximumAreas).contains { takesWrites($0) && (hasFree($0, false) || hasEmpty($0)) }
   }
 
   /// Whether an active area has an eighth of its segments free.
   var hasAmpleRoom: Bool {
-    (0..<AreaPlace.maximumAreas).contains { rotation($0) == .active && freeBytes($0) >= bytes($0) / 8 }
+    (0..<AreaPlace.maximumAreas).contains { takesWrites($0) && freeBytes($0) >= bytes($0) / 8 }
   }
 
   func identity(_ area: Int) -> UInt64 { header(area).pointee.identity.load(ordering: .relaxed) }
@@ -300,6 +323,7 @@ struct AreaTable: @unchecked Sendable {
     assert(objects > 0)
     let word = record(area, segment).pointee.load(ordering: .relaxed)
     assert(Self.state(word) == .open)
+    header(area).pointee.pausedUntil.store(0, ordering: .relaxed)
     header(area).pointee.liveObjects.add(objects, ordering: .relaxed)
     header(area).pointee.liveUnits.add(units, ordering: .relaxed)
     Interleaving.point()

@@ -13,7 +13,8 @@ struct Codec: @unchecked Sendable {
   /// Few and long matches: they are what decompression spends its time on.
   static let shortestMatch = 6
 
-  private let compressor: OpaquePointer
+  /// nil: it only unpacks.
+  private let compressor: OpaquePointer?
   private let decompressor: OpaquePointer
   /// A private page: copies of frames to compress, or of objects to decompress. 64-byte aligned.
   let page: UnsafeMutableRawPointer
@@ -28,11 +29,9 @@ struct Codec: @unchecked Sendable {
 
   /// A codec with the given zstd level (1 ... 19, or negative for the fast ones).
   ///
-  /// Traps when there is no memory: a daemon that cannot get this much at its start has no chance.
-  static func create(level: Int = Codec.level) -> Codec {
-    guard let compressor = ZSTD_createCCtx(), let decompressor = ZSTD_createDCtx() else {
-      preconditionFailure("no memory for zstd contexts")
-    }
+  /// - Throws: ENOMEM; nothing is left behind.
+  static func create(level: Int = Codec.level) throws(KernelError) -> Codec {
+    guard let compressor = ZSTD_createCCtx() else { throw noMemory }
     Self.set(compressor, ZSTD_c_compressionLevel, Int32(level))
     Self.set(compressor, Self.compressorFormat, Int32(ZSTD_f_zstd1_magicless.rawValue))
     Self.set(compressor, ZSTD_c_minMatch, Int32(shortestMatch))
@@ -40,15 +39,34 @@ struct Codec: @unchecked Sendable {
     // One byte of frames that have a dictionary.
     Self.set(compressor, ZSTD_c_dictIDFlag, 1)
     Self.set(compressor, Self.attachDictionary, Int32(ZSTD_dictForceAttach.rawValue))
+    let codec = try Codec(compressor: compressor)
+    guard codec.warmUp() else {
+      codec.destroy()
+      throw noMemory
+    }
+    return codec
+  }
+
+  /// A codec that only unpacks, and takes a third of the memory.
+  ///
+  /// - Throws: ENOMEM; nothing is left behind.
+  static func createForUnpacking() throws(KernelError) -> Codec { try Codec(compressor: nil) }
+
+  private static var noMemory: KernelError { KernelError(call: "ZSTD_createCCtx", code: KernelError.noMemory) }
+
+  /// Takes over the compressor, also when it throws.
+  private init(compressor: OpaquePointer?) throws(KernelError) {
+    guard let decompressor = ZSTD_createDCtx() else {
+      ZSTD_freeCCtx(compressor)
+      throw Self.noMemory
+    }
     let status = ZSTD_DCtx_setParameter(
       decompressor, Self.decompressorFormat, Int32(ZSTD_f_zstd1_magicless.rawValue))
     precondition(ZSTD_isError(status) == 0, "zstd without magicless frames")
-    let codec = Codec(
-      compressor: compressor, decompressor: decompressor,
-      page: .allocate(byteCount: pageSize, alignment: 64),
-      output: .allocate(byteCount: outputLength, alignment: 64))
-    codec.warmUp()
-    return codec
+    self.compressor = compressor
+    self.decompressor = decompressor
+    page = .allocate(byteCount: pageSize, alignment: 64)
+    output = .allocate(byteCount: Self.outputLength, alignment: 64)
   }
 
   private static func set(_ context: OpaquePointer, _ parameter: ZSTD_cParameter, _ value: Int32) {
@@ -56,19 +74,19 @@ struct Codec: @unchecked Sendable {
     precondition(ZSTD_isError(status) == 0, "zstd refuses a parameter")
   }
 
-  /// Makes both contexts allocate what they need for pages.
-  private func warmUp() {
+  /// Makes both contexts allocate what they need for pages. false: there is no memory.
+  private func warmUp() -> Bool {
     for index in 0..<pageSize {
       page.storeBytes(of: UInt8(index % 97), toByteOffset: index, as: UInt8.self)
     }
-    guard let (bytes, length) = compress(page) else { preconditionFailure("zstd does not compress") }
+    guard let (bytes, length) = compress(page) else { return false }
     page.copyMemory(from: bytes, byteCount: length)
-    precondition(decompress(page, length: length, into: output), "zstd does not decompress")
+    return decompress(page, length: length, into: output)
   }
 
   /// Frees contexts and buffers.
   func destroy() {
-    ZSTD_freeCCtx(compressor)
+    if let compressor { ZSTD_freeCCtx(compressor) }
     ZSTD_freeDCtx(decompressor)
     page.deallocate()
     output.deallocate()
@@ -80,6 +98,7 @@ struct Codec: @unchecked Sendable {
   func compress(
     _ source: UnsafeRawPointer, with dictionary: PageDictionary? = nil
   ) -> (bytes: UnsafeRawPointer, length: Int)? {
+    guard let compressor else { preconditionFailure("a codec that only unpacks") }
     if let dictionary, ZSTD_isError(ZSTD_CCtx_refCDict(compressor, dictionary.compressor)) != 0 { return nil }
     let length = ZSTD_compress2(compressor, output, Self.outputLength, source, pageSize)
     if dictionary != nil {

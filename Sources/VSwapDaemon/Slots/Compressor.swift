@@ -41,7 +41,8 @@ final class Compressor: @unchecked Sendable {
   func start(workers: Int, helpers: Int) throws(KernelError) {
     self.helpers = helpers
     for number in 0..<workers + helpers {
-      try Thread.start("vswap-zstd-\(number)") { [self] in number < workers ? run() : help() }
+      let codec = try Codec.create()
+      try Thread.start("vswap-zstd-\(number)") { [self] in number < workers ? run(codec) : help(codec) }
     }
   }
 
@@ -56,8 +57,7 @@ final class Compressor: @unchecked Sendable {
 
   func nudge() { _ = vs_eventfd_signal(bell) }
 
-  private func run() {
-    let codec = Codec.create()
+  private func run(_ codec: Codec) {
     var idle = pollfd(fd: bell, events: Int16(POLLIN), revents: 0)
     while true {
       let isWaiting = layer.cachedPages <= keep || budget.poolFull
@@ -76,8 +76,7 @@ final class Compressor: @unchecked Sendable {
   private var spare: Int { layer.cache.capacity - keep }
 
   /// At the programs' own priority: behind them it would be kept from the CPU with a lock in its hand that pagers need.
-  private func help() {
-    let codec = Codec.create()
+  private func help(_ codec: Codec) {
     while vs_semaphore_take(alarm) == 0 {
       work(codec, downTo: keep + spare / 4)
       helping.subtract(1, ordering: .relaxed)

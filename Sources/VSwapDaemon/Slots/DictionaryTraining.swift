@@ -28,7 +28,10 @@ enum DictionaryTraining {
   /// On the caller's thread: some 20 ms of CPU time, and up to 2 MiB while it lasts.
   static func train(_ pages: UnsafeRawPointer, number: UInt32) -> PageDictionary? {
     guard let dictionary = make(pages, number) else { return nil }
-    let judge = Judge(pages: pages + half * pageSize, count: half)
+    guard let judge = Judge(pages: pages + half * pageSize, count: half) else {
+      dictionary.destroy()
+      return nil
+    }
     defer { judge.destroy() }
     let (without, with) = (judge.measure(nil), judge.measure(dictionary))
     let percent = 100 - 100 * Double(with.bytes) / Double(max(1, without.bytes))
@@ -72,14 +75,17 @@ enum DictionaryTraining {
   private struct Judge {
     let pages: UnsafeRawPointer
     let count: Int
-    private let codec = Codec.create()
+    private let codec: Codec
     private let objects: UnsafeMutableRawPointer
     private let lengths: UnsafeMutablePointer<Int>
     private let page = UnsafeMutableRawPointer.allocate(byteCount: pageSize, alignment: 64)
     /// The fastest one counts: others may have taken the CPU's cache.
     private static let rounds = 3
 
-    init(pages: UnsafeRawPointer, count: Int) {
+    /// nil: there is no memory.
+    init?(pages: UnsafeRawPointer, count: Int) {
+      guard let codec = try? Codec.create() else { return nil }
+      self.codec = codec
       self.pages = pages
       self.count = count
       objects = .allocate(byteCount: count * pageSize, alignment: 64)

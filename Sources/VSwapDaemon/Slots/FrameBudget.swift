@@ -34,6 +34,20 @@ struct FrameBudget: @unchecked Sendable {
     return false
   }
 
+  /// Promises frames and slots for one command: at most a quarter of those that nobody was promised, so that however many targets ask, and
+  /// however few of them answer, there are some for the next one. 0: there are none.
+  func reserveShare(atMost most: Int) -> Int {
+    let available = min(cache.freeFrames, table.maximumSlots - table.inUse) - fields.pointee.reserved.load(ordering: .relaxed)
+    let share = min(most, max(Self.leastShare, available / 4))
+    return reserve(share) ? share : 0
+  }
+
+  /// Pages. A command costs some 20 us however small it is, as much as moving four pages.
+  private static let leastShare = 64
+
+  /// Promised frames.
+  var reserved: Int { fields.pointee.reserved.load(ordering: .relaxed) }
+
   /// Whether so many frames hold no page, promised or not.
   func hasFrames(_ pages: Int) -> Bool { cache.freeFrames >= pages }
 

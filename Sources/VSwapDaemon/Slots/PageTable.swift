@@ -2,7 +2,8 @@
 /// that finds them.
 ///
 /// A trivial struct, to be kept in one place (growth changes its fields: a copy is stale afterwards). Only
-/// for who holds the target's lock. Pages are numbers below 2^36.
+/// for who holds the target's lock. Pages that have entries are below `addressablePages`; what lies above has none, and ranges may
+/// reach there.
 ///
 /// The directory is a hash table with linear probing, at most three quarters full, in a mapping of its own;
 /// deletion shifts the followers back (Knuth, TAOCP vol. 3, 6.4, algorithm R), so there are no tombstones. A
@@ -19,8 +20,6 @@ struct PageTable: @unchecked Sendable {
     var chunk: UInt32
   }
 
-  /// Pages are below this.
-  static let pageLimit: UInt64 = 1 << 36
   private static let chunkShift: UInt64 = 9
   private static let chunkMask: UInt64 = 511
   private static let initialCapacity = 512
@@ -30,9 +29,12 @@ struct PageTable: @unchecked Sendable {
   private static let scansBeforeSort = 4
 
   private let arena: ChunkArena
+  private let share: ChunkShare?
   private var directory: Mapping
   private var capacity: Int
-  private var chunkCount = 0
+  private(set) var chunkCount = 0
+  /// Chunks that count as made for the fork that made this table.
+  private var inheritedCount = 0
   /// Entries that are slots.
   private(set) var slotCount = 0
   /// Entries of resident pages that have clean copies.
@@ -43,24 +45,27 @@ struct PageTable: @unchecked Sendable {
 
   // MARK: Life
 
-  /// An empty table; takes one page of RAM.
-  static func create(arena: ChunkArena) throws(KernelError) -> PageTable {
-    PageTable(arena: arena, directory: try newDirectory(initialCapacity), capacity: initialCapacity)
+  /// An empty table; takes one page of RAM. `share`: what counts the chunks of its group.
+  static func create(arena: ChunkArena, share: ChunkShare? = nil) throws(KernelError) -> PageTable {
+    PageTable(arena, share, directory: try newDirectory(initialCapacity), capacity: initialCapacity)
   }
 
-  private init(arena: ChunkArena, directory: Mapping, capacity: Int) {
+  private init(_ arena: ChunkArena, _ share: ChunkShare?, directory: Mapping, capacity: Int) {
     self.arena = arena
+    self.share = share
     self.directory = directory
     self.capacity = capacity
   }
 
+  /// Without a descriptor: a table must be able to grow, and a child to get one, when there are none left.
   private static func newDirectory(_ capacity: Int) throws(KernelError) -> Mapping {
-    try Mapping.create(name: "vswapd-page-table-directory", length: capacity * 12)
+    try Mapping.anonymous(length: capacity * 12)
   }
 
-  /// Releases all slots and copies, and gives the memory back.
+  /// Releases all slots and copies, and gives the memory back, held or not.
   mutating func destroy(layer: SlotLayer) {
-    _ = removeRange(from: 0, below: Self.pageLimit, layer: layer)
+    _ = removeRange(from: 0, below: addressablePages, layer: layer)
+    for index in 0..<capacity where places[index].key != 0 { giveBack(places[index].chunk) }
     directory.destroy()
   }
 
@@ -70,11 +75,12 @@ struct PageTable: @unchecked Sendable {
   /// - Throws: EOVERFLOW if a slot is shared too often, ENOMEM if there are no chunks, or what the kernel
   ///   says; nothing is retained then.
   func clone(layer: SlotLayer, target: UInt32) throws(KernelError) -> PageTable {
-    var copy = try PageTable.create(arena: arena)
-    for index in 0..<capacity where places[index].key != 0 {
+    let new = try Self.newDirectory(Self.initialCapacity)
+    var copy = PageTable(arena, share, directory: new, capacity: Self.initialCapacity)
+    for index in 0..<capacity where places[index].key != 0 && arena.used(places[index].chunk) > 0 {
       let from = arena.entries(places[index].chunk)
       let first = UInt64(places[index].key - 1) << Self.chunkShift
-      guard let into = copy.makeChunk(first >> Self.chunkShift) else {
+      guard let into = copy.makeChunk(first >> Self.chunkShift, for: .fork) else {
         copy.destroy(layer: layer)
         throw KernelError(call: "clone", code: KernelError.noMemory)
       }
@@ -90,29 +96,58 @@ struct PageTable: @unchecked Sendable {
     return copy
   }
 
-  /// RAM the table takes: its directory, and its chunks with their records. In bytes; one system call.
-  var metadataBytes: Int { directory.allocatedBytes() + chunkCount * ChunkArena.bytesPerChunk }
+  /// What is kept for children.
+  var descriptors: DescriptorReserve { arena.descriptors }
+
+  /// RAM the table takes: its directory without what is sorted, and its chunks with their records. In bytes.
+  var metadataBytes: Int { capacity * 8 + chunkCount * ChunkArena.bytesPerChunk }
 
   // MARK: Entries
 
   /// The entry of a page; 0 for none.
   func entry(_ vpn: UInt64) -> UInt32 {
+    guard vpn < addressablePages else { return 0 }
     let chunk = find(vpn >> Self.chunkShift)
     return chunk == 0 ? 0 : arena.entries(chunk)[Int(vpn & Self.chunkMask)]
   }
 
-  /// Changes the entry of a page; retains and releases nothing. false: there is no chunk left for it.
+  /// Changes the entry of a page; retains and releases nothing. false: there is no chunk left for it, or it cannot have an entry.
   mutating func set(_ vpn: UInt64, _ entry: UInt32) -> Bool {
+    guard vpn < addressablePages else { return entry == 0 }
     let number = vpn >> Self.chunkShift
     var chunk = find(number)
     if chunk == 0 {
       if entry == 0 { return true }
-      guard let new = makeChunk(number) else { return false }
+      guard let new = makeChunk(number, for: .eviction) else { return false }
       chunk = new
     }
     write(chunk, Int(vpn & Self.chunkMask), entry)
-    if entry == 0, arena.used(chunk) == 0 { dropChunk(number) }
+    if entry == 0, arena.isIdle(chunk) { dropChunk(number) }
     return true
+  }
+
+  /// Before the pages [low, end) are told to leave: from here on, until they are let go of, `set` cannot fail for any of them, whatever
+  /// events say in between. false: there is no chunk, or no room in the directory, for all of them; nothing is held then.
+  mutating func hold(from low: UInt64, below end: UInt64) -> Bool {
+    let (first, last) = (low >> Self.chunkShift, (end - 1) >> Self.chunkShift)
+    for number in first...last {
+      let found = find(number)
+      guard let chunk = found != 0 ? found : makeChunk(number, for: .eviction) else {
+        if number > first { letGo(from: low, below: number << Self.chunkShift) }
+        return false
+      }
+      arena.hold(chunk)
+    }
+    return true
+  }
+
+  /// Ends what `hold` of the same range began.
+  mutating func letGo(from low: UInt64, below end: UInt64) {
+    for number in low >> Self.chunkShift...(end - 1) >> Self.chunkShift {
+      let chunk = find(number)
+      arena.letGo(chunk)
+      if arena.isIdle(chunk) { dropChunk(number) }
+    }
   }
 
   /// Writes an entry and keeps the counts.
@@ -124,13 +159,14 @@ struct PageTable: @unchecked Sendable {
     if PageTableEntry.isSlot(entry) { slotCount += 1 }
     if PageTableEntry.copy(old) != PageTableEntry.none { copyCount -= 1 }
     if PageTableEntry.copy(entry) != PageTableEntry.none { copyCount += 1 }
-    if (old == 0) != (entry == 0) { arena.setUsed(chunk, arena.used(chunk) + (entry == 0 ? -1 : 1)) }
+    if (old == 0) != (entry == 0) { arena.entryChanged(chunk, isNonZero: entry != 0) }
   }
 
   // MARK: Ranges
 
   /// The first page at or after `vpn`, and below `end`, that has an entry.
   mutating func next(from vpn: UInt64, below end: UInt64) -> (vpn: UInt64, entry: UInt32)? {
+    let end = min(end, addressablePages)
     var cursor = vpn
     while cursor < end {
       let number = cursor >> Self.chunkShift
@@ -146,7 +182,7 @@ struct PageTable: @unchecked Sendable {
   func emptyRun(
     around vpn: UInt64, from low: UInt64, below end: UInt64
   ) -> (start: UInt64, end: UInt64) {
-    assert(low <= vpn && vpn < end)
+    assert(low <= vpn && vpn < end && end <= addressablePages)
     guard entry(vpn) == 0 else { return (vpn, vpn) }
     let start = previous(before: vpn, from: low).map { $0.vpn + 1 } ?? low
     var cursor = vpn + 1
@@ -160,7 +196,7 @@ struct PageTable: @unchecked Sendable {
   }
 
   /// Gives up the clean copies of pages in [low, end); of all pages, for when memory is short. O(pages known there).
-  mutating func dropCopies(from low: UInt64 = 0, below end: UInt64 = pageLimit, layer: SlotLayer) {
+  mutating func dropCopies(from low: UInt64 = 0, below end: UInt64 = addressablePages, layer: SlotLayer) {
     var cursor = low
     while copyCount > 0, let found = next(from: cursor, below: end) {
       cursor = found.vpn + 1
@@ -173,6 +209,7 @@ struct PageTable: @unchecked Sendable {
 
   /// Clears the entries in [low, end), releases their slots and gives up their copies; returns how many slots that were.
   mutating func removeRange(from low: UInt64, below end: UInt64, layer: SlotLayer) -> Int {
+    let end = min(end, addressablePages)
     guard low < end else { return 0 }
     let (first, last) = (low >> Self.chunkShift, (end - 1) >> Self.chunkShift)
     var released = 0
@@ -198,8 +235,8 @@ struct PageTable: @unchecked Sendable {
   /// pages that were at the destination are released first; the ones that moved get the new page as their
   /// owner, unless they are another target's as well.
   ///
-  /// false: there are not enough chunks; the destination is empty then, the source unchanged. The ranges may
-  /// overlap.
+  /// false: there are not enough chunks, or a page would come to where none can have an entry. The destination is empty then, but for what
+  /// is source as well; the source is unchanged. The ranges may overlap.
   mutating func moveRange(
     from: UInt64, to: UInt64, count: UInt64, layer: SlotLayer, target: UInt32
   ) -> Bool {
@@ -208,6 +245,8 @@ struct PageTable: @unchecked Sendable {
     let (before, after) = to < from ? (min(to + count, from), to + count) : (to, max(to, from + count))
     _ = removeRange(from: to, below: before, layer: layer)
     _ = removeRange(from: after, below: to + count, layer: layer)
+    // Nothing is known of what lies above.
+    let count = from < addressablePages ? min(count, addressablePages - from) : 0
     guard reserve(from: from, to: to, count: count) else { return false }
     // In the direction that reads an overlapping page before it is overwritten.
     if to < from {
@@ -247,7 +286,11 @@ struct PageTable: @unchecked Sendable {
     var cursor = from
     while let (vpn, _) = next(from: cursor, below: from + count) {
       let number = (to + (vpn - from)) >> Self.chunkShift
-      if find(number) == 0, makeChunk(number) == nil {
+      if number >= addressablePages >> Self.chunkShift {
+        dropEmptyChunks(from: to, below: to + count)
+        return false
+      }
+      if find(number) == 0, makeChunk(number, for: .move) == nil {
         dropEmptyChunks(from: to, below: to + count)
         return false
       }
@@ -259,11 +302,13 @@ struct PageTable: @unchecked Sendable {
 
   /// Drops the chunks of [low, end) that have no entries, which only a move leaves behind.
   private mutating func dropEmptyChunks(from low: UInt64, below end: UInt64) {
+    let end = min(end, addressablePages)
+    guard low < end else { return }
     let (first, last) = (low >> Self.chunkShift, (end - 1) >> Self.chunkShift)
     if last - first < UInt64(capacity) {
       for number in first...last {
         let chunk = find(number)
-        if chunk != 0, arena.used(chunk) == 0 { dropChunk(number) }
+        if chunk != 0, arena.isIdle(chunk) { dropChunk(number) }
       }
       return
     }
@@ -271,7 +316,7 @@ struct PageTable: @unchecked Sendable {
     while index < capacity {
       let place = places[index]
       let isCandidate = place.key != 0 && (first...last).contains(UInt64(place.key) - 1)
-      if isCandidate, arena.used(place.chunk) == 0 { dropChunk(UInt64(place.key) - 1) }
+      if isCandidate, arena.isIdle(place.chunk) { dropChunk(UInt64(place.key) - 1) }
       if places[index].key == place.key { index += 1 }
     }
   }
@@ -294,7 +339,7 @@ struct PageTable: @unchecked Sendable {
         layer.dropCopy(PageTableEntry.copy(entry))
       }
     }
-    if arena.used(chunk) == 0 { dropChunk(number) }
+    if arena.isIdle(chunk) { dropChunk(number) }
     return released
   }
 
@@ -357,6 +402,8 @@ struct PageTable: @unchecked Sendable {
     return nil
   }
 
+  /// Out of line: where it is inlined its buffer counts references on the path of events.
+  @inline(never)
   private mutating func sortNumbers() {
     var count = 0
     for index in 0..<capacity where places[index].key != 0 {
@@ -415,7 +462,7 @@ struct PageTable: @unchecked Sendable {
 
   /// The chunk of a chunk number; 0 for none.
   private func find(_ number: UInt64) -> UInt32 {
-    assert(number < Self.pageLimit >> Self.chunkShift, "page out of range")
+    assert(number < addressablePages >> Self.chunkShift, "page out of range")
     let key = UInt32(truncatingIfNeeded: number) + 1
     var index = home(key)
     while true {
@@ -427,9 +474,10 @@ struct PageTable: @unchecked Sendable {
   }
 
   /// A new, empty chunk for a number that has none; nil without memory.
-  private mutating func makeChunk(_ number: UInt64) -> UInt32? {
+  private mutating func makeChunk(_ number: UInt64, for purpose: ChunkArena.Purpose) -> UInt32? {
     if (chunkCount + 1) * 4 > capacity * 3, !grow() { return nil }
-    guard let chunk = arena.allocate() else { return nil }
+    guard let chunk = arena.allocate(for: purpose, share) else { return nil }
+    if case .fork = purpose { inheritedCount += 1 }
     place(UInt32(number) + 1, chunk)
     chunkCount += 1
     sortedCount = -1
@@ -462,8 +510,7 @@ struct PageTable: @unchecked Sendable {
     let key = UInt32(number) + 1
     var hole = home(key)
     while places[hole].key != key { hole = (hole + 1) & mask }
-    arena.free(places[hole].chunk)
-    chunkCount -= 1
+    giveBack(places[hole].chunk)
     var index = (hole + 1) & mask
     while places[index].key != 0 {
       // It may move if the hole is on its way from home to where it is.
@@ -474,5 +521,11 @@ struct PageTable: @unchecked Sendable {
       index = (index + 1) & mask
     }
     places[hole] = Place(key: 0, chunk: 0)
+  }
+
+  private mutating func giveBack(_ chunk: UInt32) {
+    arena.free(chunk, wasInherited: inheritedCount > 0, share)
+    if inheritedCount > 0 { inheritedCount -= 1 }
+    chunkCount -= 1
   }
 }

@@ -54,7 +54,10 @@ extension TargetState {
 
   /// A read has completed.
   mutating func finishRead(_ flight: AreaReader.Flight, isComplete: Bool, _ buffers: FaultBuffers) -> DrainOutcome {
-    if link != nil && !link!.enter() { return .gone }
+    guard enterGate(buffers.layer) else {
+      if flight.fault.thread != Fault.ahead { keep(flight.fault) }
+      return .kept
+    }
     defer { link?.leave() }
     if link != nil && link!.isOutstanding {
       if case .violation(let what) = takeEvicted(buffers.layer) { return .violation(what) }
@@ -219,7 +222,7 @@ extension TargetState {
 
   /// From swapoff: pages whose content is in the batch, each if its slot still is where the content was read.
   mutating func bringIn(_ batch: PageBatch, _ buffers: FaultBuffers) -> DrainOutcome {
-    if link != nil && !link!.enter() { return .gone }
+    guard enterGate(buffers.layer) else { return .kept }
     return bringInEntered(batch, keepingCopies: false, buffers)
   }
 

@@ -1,4 +1,5 @@
 import CUserfault
+import CVSwapWire
 import Glibc
 
 /// Changes of the address space, in the order in which the kernel tells them. Each runs under the agent's gate when a command is
@@ -9,10 +10,13 @@ extension TargetState {
   mutating func applyRemove(_ start: UInt64, _ end: UInt64, layer: SlotLayer) {
     let low = start / UInt64(pageSize)
     let high = end / UInt64(pageSize)
+    // Bells to be used again.
+    if low &- bells < UInt64(VSWAP_BELLS) { return }
     link?.abandonCommands(touching: low, high)
     account.swappedChanged(by: -table.removeRange(from: low, below: high, layer: layer))
     // The agent empties its staging area, from which nothing is evicted.
     if !isPrivate(low, high) { discarded.insert(from: low, below: high) }
+    if doubtful.count > 0 { doubtful.remove(from: low, below: high) }
     publishSwapped()
   }
 
@@ -32,7 +36,9 @@ extension TargetState {
     account.swappedChanged(by: -table.removeRange(from: low, below: high, layer: layer))
     registered.remove(from: low, below: high)
     discarded.remove(from: low, below: high)
+    if doubtful.count > 0 { doubtful.remove(from: low, below: high) }
     evictable.remove(from: low, below: high)
+    look.found.remove(from: low, below: high)
     publishSwapped()
   }
 
@@ -109,30 +115,48 @@ extension TargetState {
     return true
   }
 
-  /// Forgets the parts of a range that the kernel does not have registered. false: it is changing.
+  /// Forgets the parts of a range that the kernel does not have registered. false: not now. The address space is changing, or its list cannot
+  /// be read: then nobody knows what lies there.
   private mutating func forgetUnmapped(_ low: UInt64, _ high: UInt64, _ buffers: FaultBuffers) -> Bool {
-    // A young child's list cannot be read yet. It has one thread, so what it unmapped is unmapped.
-    guard link != nil, let regions = buffers.pager!.takeUnretainedValue().mappings(low, high) else {
-      forget(low, high, buffers.layer)
-      return true
-    }
+    // A young child's list cannot be read yet.
+    if link == nil { return forgetUnregisteredPages(low, high, buffers.layer) }
+    return forgetUnmapped(low, high, mappings: buffers.pager!.takeUnretainedValue().mappings(low, high), buffers.layer)
+  }
+
+  /// Without a list each swapped page is asked for. What unmaps are waiting the child may have from its parent: others than its own, which
+  /// may be older than what is mapped there now. Whole ranges stay in `registered` and `discarded`: nothing is evicted before
+  /// the child's list was compared.
+  mutating func forgetUnregisteredPages(_ low: UInt64, _ high: UInt64, _ layer: SlotLayer) -> Bool {
     var cursor = low
-    for region in regions {
+    while let found = table.next(from: cursor, below: high) {
+      cursor = found.vpn + 1
+      guard PageTableEntry.isSlot(found.entry) else { continue }
+      guard let isRegistered = uffd.isRegistered(found.vpn * UInt64(pageSize)) else { return false }
+      if !isRegistered { forget(found.vpn, cursor, layer) }
+    }
+    return true
+  }
+
+  mutating func forgetUnmapped(_ low: UInt64, _ high: UInt64, mappings: [MappedRegion]?, _ layer: SlotLayer) -> Bool {
+    guard let mappings else { return false }
+    var cursor = low
+    for region in mappings {
       let start = max(low, region.start)
       let isRegistered: Bool
       switch uffd.isRegistered(start * UInt64(pageSize)) {
       case .some(let answer): isRegistered = answer
       case .none: return false
       }
-      if cursor < start { forget(cursor, start, buffers.layer) }
+      if cursor < start { forget(cursor, start, layer) }
       cursor = min(high, region.end)
-      if !isRegistered { forget(start, cursor, buffers.layer) }
+      if !isRegistered { forget(start, cursor, layer) }
     }
-    if cursor < high { forget(cursor, high, buffers.layer) }
+    if cursor < high { forget(cursor, high, layer) }
     return true
   }
 
   private mutating func carryOut(_ move: PendingMoves.Move, _ layer: SlotLayer) {
+    moves += 1
     let before = table.slotCount
     let moved = table.moveRange(from: move.from, to: move.to, count: move.count, layer: layer, target: id)
     // The page table has no room for the new place: all that was moved is lost, and is never to be read as zeros.
@@ -140,7 +164,9 @@ extension TargetState {
     account.swappedChanged(by: table.slotCount - before)
     registered.move(from: move.from, to: move.to, count: move.count)
     discarded.move(from: move.from, to: move.to, count: move.count)
+    doubtful.move(from: move.from, to: move.to, count: move.count)
     evictable.move(from: move.from, to: move.to, count: move.count)
+    look.found.move(from: move.from, to: move.to, count: move.count)
     publishSwapped()
   }
 
@@ -157,12 +183,14 @@ extension TargetState {
     state.privateRanges = privateRanges
     state.isBroken = isBroken
     state.identityPage = identityPage
+    state.bells = bells
     state.pending.destroy()
     state.pending = pending.copy()
     // What the parent discards is the parent's; the child got its own view of those pages, whatever it is.
     for index in 0..<registered.count {
       state.registered.insert(from: registered[index].start, below: registered[index].end)
     }
+    for index in 0..<doubtful.count { state.doubtful.insert(from: doubtful[index].start, below: doubtful[index].end) }
     account.swappedChanged(by: state.table.slotCount)
     state.publishSwapped()
     return state

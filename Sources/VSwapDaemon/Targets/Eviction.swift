@@ -37,7 +37,7 @@ extension TargetState {
         account.swappedChanged(by: 1)
         continue
       }
-      // Out of slots or page table memory in spite of the reservation. The content has nowhere to be: SIGBUS, never zeros.
+      // Out of slots in spite of the reservation. The content has nowhere to be: SIGBUS, never zeros.
       if let slot { layer.release(slot) }
       switch uffd.poison(page * UInt64(pageSize), length: pageSize) {
       case .filled, .exists, .unmapped, .gone: break
@@ -72,12 +72,19 @@ extension TargetState {
     return isUnchanged
   }
 
-  /// Ends finished commands. Returns whether any ended.
-  mutating func retireCommands(_ budget: FrameBudget) -> Bool {
+  /// Ends finished commands, and takes back those that the agent does not get done. Returns whether any ended.
+  mutating func retireCommands() -> Bool {
+    guard link!.isOutstanding else { return false }
+    let now = vs_monotonic_ns()
     var moved = 0
-    let asked = link!.retire(moved: &moved)
-    guard asked > 0 else { return false }
-    budget.release(asked)
+    var isAny = false
+    for bank in 0..<AgentLink.bankCount where link!.retire(bank, moved: &moved, now: now) {
+      isAny = true
+      letGo(link!.runs(of: bank), link!.runCount(of: bank))
+    }
+    if link!.isSilent(now) { link!.takeBack() }
+    guard isAny else { return false }
+    counters.askedSince = link!.askedSince
     sweep.movedSinceWrap += moved
     counters.workedOff(moved)
     return true
@@ -85,15 +92,41 @@ extension TargetState {
 
   /// Gives the agent as many commands as are wanted, and as it has banks and the cache has frames for.
   mutating func pushCommands(_ budget: FrameBudget, _ map: inout MemoryMap, layer: SlotLayer) {
-    while !requestGranted, !pending.isUnsettled, let bank = link!.idleBank() {
+    while !account.isOverQuota, !requestGranted, !pending.isUnsettled, !link!.isStalled, let bank = link!.idleBank() {
       // What is on its way counts, or every round of reclaim would end a command too late.
       let pages = counters.wanted - link!.outstandingPages
-      if pages <= 0 || vs_monotonic_ns() < sweep.pausedUntil { return }
-      guard budget.reserve(AgentLink.bankPages) else { return }
-      let chosen = chooseRuns(link!.runs(of: bank), atMost: pages, &map, layer: layer)
-      budget.release(AgentLink.bankPages - chosen.pages)
+      let now = vs_monotonic_ns()
+      if pages <= 0 || now < sweep.pausedUntil { return }
+      let share = budget.reserveShare(atMost: link!.mostPages)
+      guard share > 0 else { return }
+      let runs = link!.runs(of: bank)
+      let chosen = hold(runs, chooseRuns(runs, atMost: min(share, max(16, pages)), &map, layer: layer).runs)
+      budget.release(share - chosen.pages)
       if chosen.pages == 0 { return }
-      link!.submit(bank: bank, runs: chosen.runs, pages: chosen.pages)
+      link!.submit(bank: bank, runs: chosen.runs, pages: chosen.pages, now: now)
+      counters.askedSince = link!.askedSince
+    }
+  }
+
+  /// Of the runs chosen those whose pages have room in the page table, whatever happens until the command has ended. The others stay where they
+  /// are: a page that has left cannot go back.
+  mutating func hold(_ runs: UnsafeMutablePointer<vswap_run>, _ count: Int) -> (runs: Int, pages: Int) {
+    var held = (runs: 0, pages: 0)
+    for index in 0..<count {
+      let run = runs[index]
+      let first = run.address / UInt64(pageSize)
+      guard table.hold(from: first, below: first + UInt64(run.pages)) else { continue }
+      runs[held.runs] = run
+      held.runs += 1
+      held.pages += Int(run.pages)
+    }
+    return held
+  }
+
+  mutating func letGo(_ runs: UnsafeMutablePointer<vswap_run>, _ count: Int) {
+    for index in 0..<count {
+      let first = runs[index].address / UInt64(pageSize)
+      table.letGo(from: first, below: first + UInt64(runs[index].pages))
     }
   }
 
@@ -101,62 +134,78 @@ extension TargetState {
   private mutating func chooseRuns(
     _ runs: UnsafeMutablePointer<vswap_run>, atMost pages: Int, _ map: inout MemoryMap, layer: SlotLayer
   ) -> (runs: Int, pages: Int) {
-    var builder = RunBuilder(runs: runs, limit: min(AgentLink.bankPages, max(16, pages)))
+    var builder = RunBuilder(runs: runs, limit: pages)
     guard makeEvictableCurrent(&map) else {
-      rest()
+      // In vain is only what a look has found to be all.
+      if !map.isWalking && sweep.restedAfter != look.count {
+        sweep.restedAfter = look.count
+        rest()
+      }
       return (0, 0)
     }
-    // Scans that find nothing end somewhere: a round that skips only pages with chances left is followed by one that does not.
-    var scans = 0
-    while !builder.isFull && scans < 256 {
-      scans += 1
+    // What takes longer goes on with the next round: threads may be waiting.
+    let start = vs_monotonic_ns()
+    while !builder.isFull && vs_monotonic_ns() - start < 1_000_000 {
       guard let window = nextWindow() else {
         // The end of memory. What was chosen so far goes first: whether this round was in vain is not known before.
         if builder.pages > 0 || link!.isOutstanding || !wrap(&map) { break }
         continue
       }
-      guard register(mappingOf: window.start, &map, layer: layer), let known = registered.range(containing: window.start)
-      else {
-        sweep.hand = window.mapping.end
-        continue
-      }
-      // Only from what is known to be registered: a mapping that grew in place is registered in the kernel beyond that, and its new
-      // part has to be entered first, or a later registration would take its slots for leftovers.
-      scan(from: window.start, below: min(window.end, known.end), &builder)
+      scan(from: window.start, below: window.end, &builder, &map, layer: layer)
     }
     return (builder.count, builder.pages)
   }
 
-  /// smaps is read when mappings came or went, but not more often than every 10 ms.
+  /// smaps is looked at when mappings came or went, but no more than a twentieth of the time, and at most every 10 ms. A look that has begun
+  /// goes on.
   private mutating func makeEvictableCurrent(_ map: inout MemoryMap) -> Bool {
-    let stale = evictableGeneration != layoutGeneration || evictable.count == 0
-    guard stale, vs_monotonic_ns() - sweep.refreshedAt > 10_000_000 else { return evictable.count > 0 }
+    let isStale = evictableGeneration != layoutGeneration || evictable.count == 0
     // While the address space changes without a pause what is known has to do: events have kept it true.
-    _ = refreshEvictable(&map)
+    if map.isWalking || (isStale && isTimeToLook(after: evictable.count == 0 ? 1 : 20)) {
+      let start = vs_monotonic_ns()
+      repeat { lookOn(&map) } while map.isWalking && evictable.count == 0 && vs_monotonic_ns() - start < 2_000_000
+    }
     return evictable.count > 0
   }
 
-  /// The next stretch of at most 2 MiB of one evictable mapping.
-  private func nextWindow() -> (start: UInt64, end: UInt64, mapping: (start: UInt64, end: UInt64))? {
-    guard let part = evictable.firstIntersection(from: sweep.hand, below: .max),
-      let mapping = evictable.range(containing: part.start)
-    else { return nil }
-    return (part.start, min(part.end, (part.start | 511) + 1), mapping)
+  /// `after`: times as long as the last look took.
+  private func isTimeToLook(after times: UInt64) -> Bool {
+    vs_monotonic_ns() - sweep.refreshedAt > max(10_000_000, times * look.lastCost)
   }
 
-  /// Starts a new round. false: the last two moved nothing, so there is nothing to evict for now.
+  /// The next stretch to scan: of one evictable mapping, and of those that follow closely.
+  private func nextWindow() -> (start: UInt64, end: UInt64)? {
+    guard let first = evictable.firstIntersection(from: sweep.hand, below: .max) else { return nil }
+    let most = first.start + sweep.stride
+    var end = min(first.end, most)
+    while end < most, let next = evictable.firstIntersection(from: end, below: min(end + Self.gap, most)) { end = next.end }
+    return (first.start, min(end, most))
+  }
+
+  /// Pages between two mappings that are scanned with them.
+  private static let gap: UInt64 = 512
+  /// Pages of the largest window: 8 GiB. Where nothing was ever touched that takes a few microseconds, where all has left some milliseconds.
+  private static let largestStride: UInt64 = 1 << 21
+
+  /// Starts a new round. false: there is nothing to evict for now, or it is not known yet.
   private mutating func wrap(_ map: inout MemoryMap) -> Bool {
     let inVain = sweep.movedSinceWrap == 0
     sweep.hand = 0
     sweep.movedSinceWrap = 0
     sweep.rounds += 1
     sweep.wraps = inVain ? sweep.wraps + 1 : 0
+    if inVain && sweep.wraps == 1 { sweep.looksNeeded = look.count + (map.isWalking ? 2 : 1) }
     if sweep.wraps > Self.roundsInVain {
-      sweep.wraps = 0
-      rest()
+      // In vain is only what went through all that there is now.
+      if look.count >= sweep.looksNeeded {
+        sweep.wraps = 0
+        rest()
+      } else if map.isWalking || isTimeToLook(after: 1) {
+        lookOn(&map)
+      }
       return false
     }
-    if vs_monotonic_ns() - sweep.refreshedAt > 10_000_000 { _ = refreshEvictable(&map) }
+    if !map.isWalking && isTimeToLook(after: inVain ? 1 : 20) { lookOn(&map) }
     return evictable.count > 0
   }
 
@@ -171,26 +220,58 @@ extension TargetState {
   private static let roundsInVain = Int(PageTableEntry.maximumChances) + 1
 
   /// Adds the resident pages of a window that may go, and moves the hand behind what was looked at.
-  private mutating func scan(from start: UInt64, below end: UInt64, _ builder: inout RunBuilder) {
+  private mutating func scan(
+    from start: UInt64, below end: UInt64, _ builder: inout RunBuilder, _ map: inout MemoryMap, layer: SlotLayer
+  ) {
     var walked: UInt64 = 0
-    let found = withUnsafeTemporaryAllocation(of: vs_page_region.self, capacity: 128) { regions in
+    let began = vs_monotonic_ns()
+    let found = withUnsafeTemporaryAllocation(of: vs_page_region.self, capacity: 256) { regions in
       let count = vs_pagemap_scan(
-        pagemap, start * UInt64(pageSize), end * UInt64(pageSize), regions.baseAddress!, 128,
-        UInt64(builder.limit - builder.pages), &walked)
+        pagemap, start * UInt64(pageSize), end * UInt64(pageSize), regions.baseAddress!, 256,
+        UInt64(builder.limit - builder.pages), discarded.count > 0 ? 1 : 0, &walked)
       guard count >= 0 else { return false }
-      if discarded.count > 0 { forgetMissing(from: start, below: walked / UInt64(pageSize), regions, Int(count)) }
-      for index in 0..<Int(count) {
+      adaptStride(to: vs_monotonic_ns() - began)
+      let seen = UnsafeMutableBufferPointer(rebasing: regions[0..<Int(count)])
+      note(seen, from: start, below: walked / UInt64(pageSize))
+      for region in seen where region.isPresent {
         choose(
-          from: regions[index].start / UInt64(pageSize), below: regions[index].end / UInt64(pageSize), &builder)
+          from: region.start / UInt64(pageSize), below: region.end / UInt64(pageSize), &builder, &map, layer: layer)
       }
       return true
     }
     sweep.hand = found && walked > start * UInt64(pageSize) ? walked / UInt64(pageSize) : end
   }
 
-  private mutating func choose(from start: UInt64, below end: UInt64, _ builder: inout RunBuilder) {
+  /// What a scan of [start, end) has found there. What the kernel has swapped out, or is moving, comes back as it was: it is no
+  /// page to evict, and it has not been zapped.
+  mutating func note(_ found: UnsafeMutableBufferPointer<vs_page_region>, from start: UInt64, below end: UInt64) {
+    if discarded.count > 0 { forgetMissing(from: start, below: end, found) }
+  }
+
+  /// Large windows where there is little in them, and none that takes long.
+  private mutating func adaptStride(to nanoseconds: UInt64) {
+    if nanoseconds < 50_000 { sweep.stride = min(2 * sweep.stride, Self.largestStride) }
+    if nanoseconds > 200_000 { sweep.stride = max(sweep.stride / 2, 512) }
+  }
+
+  private mutating func choose(
+    from start: UInt64, below end: UInt64, _ builder: inout RunBuilder, _ map: inout MemoryMap, layer: SlotLayer
+  ) {
+    var cursor = start
+    while let part = evictable.firstIntersection(from: cursor, below: end) {
+      cursor = part.end
+      // Only from what is known to be registered: a mapping that grew in place is registered in the kernel beyond that, and its new
+      // part has to be entered first, or a later registration would take its slots for leftovers.
+      guard register(mappingOf: part.start, &map, layer: layer), let known = registered.range(containing: part.start)
+      else { continue }
+      cursor = min(part.end, known.end)
+      choose(from: part.start, below: cursor, &builder)
+    }
+  }
+
+  mutating func choose(from start: UInt64, below end: UInt64, _ builder: inout RunBuilder) {
     var page = start
-    while page < end {
+    while page < end && !builder.isFull {
       let entry = table.entry(page)
       if PageTableEntry.chances(entry) > 0 {
         _ = table.set(page, PageTableEntry.passedOver(entry))
@@ -203,16 +284,21 @@ extension TargetState {
 
   /// A page that is missing now has been zapped; what will be there next is new.
   private mutating func forgetMissing(
-    from start: UInt64, below end: UInt64, _ present: UnsafeMutableBufferPointer<vs_page_region>, _ count: Int
+    from start: UInt64, below end: UInt64, _ there: UnsafeMutableBufferPointer<vs_page_region>
   ) {
     var cursor = start
-    for index in 0..<count {
-      let low = present[index].start / UInt64(pageSize)
+    for region in there {
+      let low = region.start / UInt64(pageSize)
       if low > cursor { discarded.remove(from: cursor, below: low) }
-      cursor = present[index].end / UInt64(pageSize)
+      cursor = region.end / UInt64(pageSize)
     }
     if end > cursor { discarded.remove(from: cursor, below: end) }
   }
+}
+
+extension vs_page_region {
+  /// In memory, not in the kernel's own swap.
+  var isPresent: Bool { categories & vs_page_is_present() != 0 }
 }
 
 /// Collects pages into runs of adjacent ones.

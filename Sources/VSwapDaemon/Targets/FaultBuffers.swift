@@ -5,7 +5,8 @@ import Glibc
 /// its pager's thread alone.
 struct FaultBuffers {
   let layer: SlotLayer
-  let codec: Codec
+  /// Made before the first eviction: many targets never need it.
+  private let unpacker: UnsafeMutablePointer<Codec?>
   /// Reads from swap areas.
   let reader: AreaReader
   /// What was unpacked ahead of a stream of faults.
@@ -30,22 +31,61 @@ struct FaultBuffers {
   static let faultCapacity = 4096
 
   static func create(layer: SlotLayer, files: AreaFiles, unpackers: Unpackers) throws(KernelError) -> FaultBuffers {
-    let bytes = batchPages * pageSize
-    let flags = MAP_PRIVATE | MAP_ANONYMOUS
-    guard let bounce = mmap(nil, bytes, PROT_READ | PROT_WRITE, flags, -1, 0), bounce != MAP_FAILED,
-      let zeros = mmap(nil, bytes, PROT_READ, flags, -1, 0), zeros != MAP_FAILED
-    else { throw .last("mmap") }
-    let ahead = UnsafeMutablePointer<ReadAhead>.allocate(capacity: 1)
-    ahead.initialize(to: try ReadAhead(layer: layer, workers: unpackers))
-    let hauls = UnsafeMutablePointer<Haul>.allocate(capacity: haulCount)
-    for index in 0..<haulCount { (hauls + index).initialize(to: .create()) }
-    let faults = UnsafeMutablePointer<Fault>.allocate(capacity: faultCapacity)
-    faults.initialize(repeating: Fault(address: 0, thread: 0, write: false), count: faultCapacity)
-    return FaultBuffers(
-      layer: layer, codec: .create(), reader: .create(files: files), ahead: ahead,
-      unpackers: unpackers, hauls: hauls, bounce: bounce,
-      zeros: UnsafeRawPointer(zeros), messages: .allocate(capacity: messageCapacity), faults: faults)
+    // Memory of its own, which goes back to the system with the target; only what is used takes RAM.
+    let bounce = try memory(bounceBytes, PROT_READ | PROT_WRITE)
+    do throws(KernelError) {
+      let zeros = try memory(batchPages * pageSize, PROT_READ)
+      do throws(KernelError) {
+        return FaultBuffers(
+          layer, try ReadAhead(layer: layer, workers: unpackers), .create(files: files), unpackers, bounce, zeros)
+      } catch {
+        munmap(zeros, batchPages * pageSize)
+        throw error
+      }
+    } catch {
+      munmap(bounce, bounceBytes)
+      throw error
+    }
   }
+
+  private static func memory(_ bytes: Int, _ protection: Int32) throws(KernelError) -> UnsafeMutableRawPointer {
+    guard let memory = mmap(nil, bytes, protection, MAP_PRIVATE | MAP_ANONYMOUS, -1, 0), memory != MAP_FAILED
+    else { throw .last("mmap") }
+    return memory
+  }
+
+  /// Pages to copy from, and the faults behind them.
+  private static let bounceBytes = batchPages * pageSize + faultCapacity * MemoryLayout<Fault>.stride
+
+  /// Takes over all that can be had or not.
+  private init(
+    _ layer: SlotLayer, _ ahead: ReadAhead, _ reader: AreaReader, _ unpackers: Unpackers,
+    _ bounce: UnsafeMutableRawPointer, _ zeros: UnsafeMutableRawPointer
+  ) {
+    self.layer = layer
+    self.reader = reader
+    self.unpackers = unpackers
+    self.bounce = bounce
+    self.zeros = UnsafeRawPointer(zeros)
+    self.ahead = .allocate(capacity: 1)
+    self.ahead.initialize(to: ahead)
+    hauls = .allocate(capacity: Self.haulCount)
+    for index in 0..<Self.haulCount { (hauls + index).initialize(to: .create()) }
+    unpacker = .allocate(capacity: 1)
+    unpacker.initialize(to: nil)
+    messages = .allocate(capacity: Self.messageCapacity)
+    faults = (bounce + Self.batchPages * pageSize).bindMemory(to: Fault.self, capacity: Self.faultCapacity)
+  }
+
+  /// Before a page may leave that has to be unpacked some day. false: there is no memory for that.
+  func prepareToUnpack() -> Bool {
+    if unpacker.pointee == nil { unpacker.pointee = try? Codec.createForUnpacking() }
+    return unpacker.pointee != nil
+  }
+
+  /// Whoever has slots has one.
+  @inline(__always)
+  var codec: Codec { unpacker.pointee! }
 
   /// Takes back what the workers are through with. false: they still have some.
   @discardableResult
@@ -65,10 +105,10 @@ struct FaultBuffers {
     reader.destroy()
     ahead.pointee.destroy()
     ahead.deallocate()
-    munmap(bounce, Self.batchPages * pageSize)
+    munmap(bounce, Self.bounceBytes)
     munmap(UnsafeMutableRawPointer(mutating: zeros), Self.batchPages * pageSize)
-    codec.destroy()
+    unpacker.pointee?.destroy()
+    unpacker.deallocate()
     messages.deallocate()
-    faults.deallocate()
   }
 }

@@ -1,4 +1,5 @@
 import CUserfault
+import CVSwapWire
 import Glibc
 
 /// What became of a fault.
@@ -16,6 +17,9 @@ enum ServiceOutcome {
 extension TargetState {
   mutating func serve(_ fault: Fault, _ buffers: FaultBuffers) -> ServiceOutcome {
     let page = fault.address / UInt64(pageSize)
+    // Nothing of it was ever evicted.
+    if page >= addressablePages { return finish(uffd.zero(fault.address, length: pageSize), fault) }
+    if page &- bells < UInt64(VSWAP_BELLS) { return serveAnnouncement(fault, Int(page - bells), buffers) }
     if isBroken {
       uffd.poison(fault.address, length: pageSize)
       counters.poisonedPage()
@@ -37,6 +41,17 @@ extension TargetState {
     buffers.bounce.initializeMemory(as: UInt8.self, repeating: 0, count: pageSize)
     buffers.bounce.storeBytes(of: token, as: UInt64.self)
     return finish(uffd.copy(to: fault.address, from: buffers.bounce, length: pageSize), fault)
+  }
+
+  /// Puts the token where the child would ask for it. It takes that page away before it asks, and none of its own children inherits the page.
+  /// false: not now.
+  func placeToken(_ buffers: FaultBuffers) -> Bool {
+    buffers.bounce.initializeMemory(as: UInt8.self, repeating: 0, count: pageSize)
+    buffers.bounce.storeBytes(of: token, as: UInt64.self)
+    switch uffd.copy(to: identityPage * UInt64(pageSize), from: buffers.bounce, length: pageSize) {
+    case .filled, .exists: return true
+    case .unmapped, .changing, .gone, .failed: return false
+    }
   }
 
   private mutating func faultIn(
@@ -90,7 +105,7 @@ extension TargetState {
   /// Maps pages below one that was just mapped: nobody waits for them.
   private mutating func bringBehind(_ page: UInt64, _ most: Int, _ buffers: FaultBuffers) {
     var count = 0
-    while count < most {
+    while count < most, UInt64(count) < page {
       let entry = table.entry(page - UInt64(count) - 1)
       let place = buffers.bounce + (most - count - 1) * pageSize
       guard PageTableEntry.isSlot(entry), isInRAM(buffers.layer.load(entry, into: place, codec: buffers.codec)) else { break }
@@ -198,6 +213,11 @@ extension TargetState {
   /// A page nobody ever wrote, or whose content was discarded. Far from the limit the hole around it is filled up to 2 MiB with
   /// the zero page, which is not resident memory; near it only as much as there is room for.
   private mutating func zeroFill(_ fault: Fault, _ page: UInt64, _ buffers: FaultBuffers) -> ServiceOutcome {
+    if doubtful.count > 0 && doubtful.contains(page) {
+      uffd.poison(fault.address, length: pageSize)
+      counters.poisonedPage()
+      return .done
+    }
     let near = account.isNearLimit
     var pages = near ? min(16, max(1, account.room / 64)) : 512
     pages = emptyPages(from: page, atMost: pages)
@@ -232,7 +252,7 @@ extension TargetState {
 
   /// How many pages from `page` on hold nothing, inside one mapping and one aligned 2 MiB.
   private mutating func emptyPages(from page: UInt64, atMost limit: Int) -> Int {
-    guard limit > 1, let mapping = registered.range(containing: page) else { return 1 }
+    guard limit > 1, doubtful.count == 0, let mapping = registered.range(containing: page) else { return 1 }
     let end = min(mapping.end, (page | 511) + 1, page + UInt64(limit))
     return max(1, Int(table.emptyRun(around: page, from: page, below: end).end - page))
   }

@@ -16,6 +16,7 @@ struct GroupAccount: @unchecked Sendable {
     let swapped = Atomic<Int>(0)
     let peakSwapped = Atomic<Int>(0)
     let unreclaimable = Atomic<Bool>(false)
+    let isOverQuota = Atomic<Bool>(false)
     let evictions = Atomic<Int>(0)
     let faults = Atomic<Int>(0)
     let refaults = Atomic<Int>(0)
@@ -23,16 +24,19 @@ struct GroupAccount: @unchecked Sendable {
   }
 
   private let fields: UnsafeMutablePointer<Fields>
+  /// Of the page tables of its address spaces.
+  let chunks: ChunkShare
 
   static func create(limit: GroupLimit) -> GroupAccount {
     let fields = UnsafeMutablePointer<Fields>.allocate(capacity: 1)
     fields.initialize(to: Fields())
-    let account = GroupAccount(fields: fields)
+    let account = GroupAccount(fields: fields, chunks: .create())
     account.setLimit(limit)
     return account
   }
 
   func destroy() {
+    chunks.destroy()
     fields.deinitialize(count: 1)
     fields.deallocate()
   }
@@ -114,6 +118,12 @@ struct GroupAccount: @unchecked Sendable {
     nonmutating set { fields.pointee.unreclaimable.store(newValue, ordering: .relaxed) }
   }
 
+  /// The group's user has swapped out as much as one may: eviction stands still. Set by the keeper.
+  var isOverQuota: Bool {
+    get { fields.pointee.isOverQuota.load(ordering: .relaxed) }
+    nonmutating set { fields.pointee.isOverQuota.store(newValue, ordering: .relaxed) }
+  }
+
   /// Pages kept free below the limit while memory grows in mappings that are not registered yet: as much can appear before the next
   /// look. Set by the keeper.
   var reserve: Int {
@@ -141,10 +151,14 @@ struct GroupAccount: @unchecked Sendable {
   /// Watermarks as kswapd has them: reclaim begins above `high` and ends below `low`. For a group with a limit.
   var high: Int { (limit ?? 0) - reserve - Self.step(ofLimit: limit ?? 0) }
   var low: Int { high - Self.step(ofLimit: limit ?? 0) }
-  /// A sixteenth, but no more than 4 MiB before that is a 64th: what burst there can be grows with the CPUs, not with the limit.
-  private static func step(ofLimit limit: Int) -> Int { min(max(limit / 64, min(max(limit / 16, 512), 1024)), 4096, limit / 8) }
+  /// A 64th, but 4 MiB where that is no more than a 16th, 1 MiB at least, which is what a command moves, and 16 MiB at most: what burst there can be
+  /// grows with the CPUs, not with the limit. The smaller it is, the more often program and pager wait for each other.
+  private static func step(ofLimit limit: Int) -> Int { min(max(min(limit / 16, 1024), limit / 64, 256), 4096, limit / 8) }
 
-  /// For `reserve`: 16 ms of growth at 2 GiB/s, which is how long a busy machine may keep the pager from running, but no more than a
+  /// For `reserve`, while memory grows unseen, however slowly: 1 MiB.
+  static let leastReserve = 256
+
+  /// For `reserve`, at most: 16 ms of growth at 2 GiB/s, which is how long a busy machine may keep the pager from running, but no more than a
   /// quarter of the limit.
   static func growthReserve(ofLimit limit: Int) -> Int { min(8192, limit / 4) }
 }

@@ -6,6 +6,12 @@ enum GroupLimit: Equatable, Sendable {
   /// As few pages as the program does with; nobody ever waits for eviction.
   case auto
 
+  /// The least that a limit may be, in bytes: below it programs crawl.
+  static let leastBytes = 4 << 20
+
+  /// So many bytes, or the least that a limit may be.
+  static func fixed(bytes: Int) -> GroupLimit { .fixed(pages: max(leastBytes, bytes) / pageSize) }
+
   var isAuto: Bool { self == .auto }
   var fixedPages: Int? {
     if case .fixed(let pages) = self { return pages }

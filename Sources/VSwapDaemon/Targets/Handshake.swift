@@ -4,7 +4,7 @@ import Glibc
 
 /// The daemon's side of attaching: from an accepted connection to a pager that serves the target.
 ///
-/// Runs on the thread that becomes the pager's, so a slow or hostile peer keeps nobody else waiting; the socket's time limit ends it.
+/// Runs on the thread that becomes the pager's, so a slow or hostile peer keeps nobody else waiting; one deadline for all of its messages ends it.
 struct Handshake {
   /// Why a process is not served; the text goes to its shim.
   struct Refusal: Error {
@@ -21,32 +21,46 @@ struct Handshake {
   let files: AreaFiles
   /// /dev/userfaultfd, opened by the daemon: it works for any user of the target.
   let device: Int32
+  let policy: AttachPolicy
+  // Of one connection.
+  /// Who is at the other end, as the kernel says.
+  var peer = vs_peer()
+  /// When it has to be through with all of its messages (vs_monotonic_ns).
+  var deadline: UInt64 = 0
 
-  /// Serves the connection to its end.
-  func run(_ connection: Int32) {
+  /// How long a handshake may take. The library gives up after twice that.
+  private static let nanoseconds: UInt64 = 10_000_000_000
+
+  /// Serves the connection to its end. `whenOver` is called when the handshake has ended, however that came.
+  func run(_ connection: Int32, from peer: vs_peer, whenOver: () -> Void) {
+    var handshake = self
+    handshake.peer = peer
+    handshake.deadline = vs_monotonic_ns() + Self.nanoseconds
+    var pager: Pager?
     do {
-      let pager = try attach(connection)
-      pager.run()
+      pager = try handshake.attach(connection)
+      // A handshake needs more of it than serving does.
+      vs_return_stack()
     } catch let refusal as Refusal {
-      refuse(connection, refusal.text)
+      handshake.refuse(connection, refusal.text)
     } catch {
-      refuse(connection, "\(error)")
+      handshake.refuse(connection, "\(error)")
     }
+    whenOver()
+    pager?.run()
   }
 
-  private func refuse(_ connection: Int32, _ text: String) {
+  /// Says why not, if that can be said at once, and closes the connection.
+  func refuse(_ connection: Int32, _ text: String) {
     var welcome = vswap_welcome()
     welcome.magic = VSWAP_MAGIC
     welcome.status = UInt32(VSWAP_REFUSED.rawValue)
     Wire.set(&welcome.text, to: text)
-    _ = vs_send(connection, &welcome, MemoryLayout<vswap_welcome>.size, nil, 0)
+    _ = vs_send(connection, &welcome, MemoryLayout<vswap_welcome>.size, nil, 0, 0)
     close(connection)
   }
 
   private func attach(_ connection: Int32) throws -> Pager {
-    var peer = vs_peer()
-    let status = vs_peer_of(connection, &peer)
-    guard status == 0 else { throw KernelError(call: "getsockopt", code: -status) }
     var passed: Int32 = -1
     let hello = try receive(connection, vswap_hello(), &passed)
     do {
@@ -55,7 +69,10 @@ struct Handshake {
       }
       let program = try program(ofAgent: peer.pid, passed)
       switch hello.kind {
-      case UInt32(VSWAP_NEW.rawValue): return try attachNew(connection, hello, program)
+      case UInt32(VSWAP_NEW.rawValue):
+        guard policy.allows(peer, on: connection) || registry.isPass(hello.token, forGroupNamed: Wire.text(hello.group))
+        else { throw Refusal(text: policy.refusal(of: peer.uid)) }
+        return try attachNew(connection, hello, program)
       case UInt32(VSWAP_CHILD.rawValue): return try attachChild(connection, hello, program)
       default: throw Refusal(text: "the preload library asked for something unknown")
       }
@@ -75,11 +92,18 @@ struct Handshake {
     return Program(processID: processID, pidfd: pidfd, agent: agent)
   }
 
+  /// Not of what forks may need.
+  private func makeEndpoint(_ connection: Int32, _ program: Program) throws -> Endpoint {
+    chunks.descriptors.refill()
+    guard chunks.descriptors.isWhole else { throw Refusal(text: "the daemon has no descriptors left") }
+    return try Endpoint(program: program, connection: connection, layer: layer, files: files, unpackers: unpackers)
+  }
+
   // MARK: - A new program
 
   private func attachNew(_ connection: Int32, _ hello: vswap_hello, _ program: Program) throws -> Pager {
     compressor.prepare()
-    let endpoint = try Endpoint(program: program, connection: connection, layer: layer, files: files, unpackers: unpackers)
+    let endpoint = try makeEndpoint(connection, program)
     var passed: Int32 = -1
     do {
       try welcome(connection, endpoint)
@@ -99,17 +123,22 @@ struct Handshake {
   private func stateOfNew(
     _ hello: vswap_hello, _ endpoint: Endpoint, _ attach: vswap_attach, _ uffd: Userfault
   ) throws -> (member: Pager.Member, group: Group) {
+    let key = try groupKey(hello, endpoint.program.processID)
+    var uffd = uffd
     try uffd.negotiate()
+    uffd.share()
     try uffd.register(attach.staging_address, UInt64(VSWAP_BANK_PAGES) * UInt64(pageSize))
     try uffd.register(attach.identity_address, UInt64(pageSize))
     try prove(uffd, endpoint, attach.identity_address)
-    let table = try PageTable.create(arena: chunks)
-    let given = Wire.text(hello.group)
-    let name = given.isEmpty ? "\(Wire.text(hello.name))-\(endpoint.program.processID)" : given
-    guard let (group, id, token) = registry.enter(groupNamed: name, limit: Self.limit(hello.limit_bytes)) else {
-      var table = table
-      table.destroy(layer: layer)
-      throw Refusal(text: "the daemon serves \(TargetRegistry.maximumTargets) address spaces already")
+    guard let (group, id, token) = registry.enter(key, pass: hello.token, limit: Self.limit(hello.limit_bytes)) else {
+      throw Refusal(text: registry.refusal(of: key.user))
+    }
+    let table: PageTable
+    do {
+      table = try PageTable.create(arena: chunks, share: group.account.chunks)
+    } catch {
+      registry.freeIdentifier(id, of: group)
+      throw error
     }
     let member = Pager.Member.allocate(capacity: 1)
     member.initialize(
@@ -132,11 +161,29 @@ struct Handshake {
     }
   }
 
+  /// The group that a new program asks for. Without a name it gets one of its own, by the number that the daemon knows it by.
+  private func groupKey(_ hello: vswap_hello, _ processID: Int32) throws -> GroupKey {
+    let given = Wire.text(hello.group)
+    guard let name = GroupNames.name(in: given, of: peer.uid) else {
+      throw Refusal(text: "group \(given) is not of user \(peer.uid); name one without a number and a colon in front")
+    }
+    return GroupKey(
+      user: peer.uid, namespace: try Self.namespace(ofProcess: "\(processID)"),
+      name: name.isEmpty ? "\(Wire.text(hello.name))-\(processID)" : name)
+  }
+
+  /// The PID namespace of a process ("self": the daemon), which is its inode.
+  static func namespace(ofProcess process: String) throws(KernelError) -> UInt64 {
+    var facts = stat()
+    guard stat("/proc/\(process)/ns/pid", &facts) == 0 else { throw .last("stat") }
+    return UInt64(facts.st_ino)
+  }
+
   private static func limit(_ bytes: UInt64) -> GroupLimit {
     switch bytes {
     case 0: .none
     case VSWAP_LIMIT_AUTO: .auto
-    default: .fixed(pages: max(1, Int(clamping: bytes) / pageSize))
+    default: .fixed(bytes: Int(clamping: bytes))
     }
   }
 
@@ -146,21 +193,24 @@ struct Handshake {
     guard let old = registry.pager(ofChild: hello.token) else {
       throw Refusal(text: "the daemon knows no such child")
     }
-    let endpoint = try Endpoint(program: program, connection: connection, layer: layer, files: files, unpackers: unpackers)
+    let endpoint = try makeEndpoint(connection, program)
     do {
       try welcome(connection, endpoint)
       try passInherited(connection, old, hello.token)
       var none: Int32 = -1
       let attach = try receive(connection, vswap_attach(), &none)
       if none >= 0 { close(none) }
+      // The child may come with slots.
+      guard endpoint.buffers.prepareToUnpack() else { throw Refusal(text: "the daemon has no memory for another target") }
       // The agent has read there who it is.
       guard endpoint.shows(hello.token, at: attach.identity_address) else {
         throw Refusal(text: "the token is none of the process that sent it")
       }
       let promise = Promise<Pager.HandOver?>()
-      // Without a limit: a child that was handed over to somebody who gave up would never be served again.
-      guard old.post(.handOver(token: hello.token, promise)), let handOver = promise.wait()
-      else { throw Refusal(text: "the child is not served any more") }
+      // Who gives up says so, and the old pager keeps the child: somebody has to serve it.
+      guard old.post(.handOver(token: hello.token, promise)),
+        let handOver = promise.wait(milliseconds: Self.patience) ?? promise.giveUp() ?? nil
+      else { throw Refusal(text: "the child is not served any more, or its parent's pager is busy") }
       // From here on this thread serves the child, and nothing below fails. Without a registered staging area the agent moves nothing.
       let staging = UInt64(VSWAP_BANK_PAGES) * UInt64(pageSize)
       try? handOver.member.pointee.uffd.register(attach.staging_address, staging)
@@ -173,10 +223,13 @@ struct Handshake {
     }
   }
 
+  /// How long the pager of a child's parent is waited for, in milliseconds: as long as the child's agent waits for us.
+  private static let patience = 20_000
+
   private func passInherited(_ connection: Int32, _ old: Pager, _ token: UInt64) throws {
     let promise = Promise<Int32?>()
-    guard old.post(.duplicate(token: token, promise)), let inherited = promise.wait(),
-      inherited >= 0
+    guard old.post(.duplicate(token: token, promise)),
+      let inherited = promise.wait(milliseconds: Self.patience) ?? promise.giveUp() ?? nil, inherited >= 0
     else { throw Refusal(text: "the child is not served any more") }
     defer { close(inherited) }
     try send(connection, [inherited])
@@ -191,16 +244,20 @@ struct Handshake {
   ) -> Pager {
     let member = state.member
     let target = Target(
-      id: member.pointee.id, processID: endpoint.program.processID, name: Wire.text(hello.name), group: state.group,
-      counters: member.pointee.counters, family: endpoint.family, statm: endpoint.statm, isForked: isForked)
+      id: member.pointee.id, processID: endpoint.program.processID, memoryID: endpoint.program.agent, name: Wire.text(hello.name),
+      group: state.group, counters: member.pointee.counters, family: endpoint.family, statm: endpoint.statm,
+      process: fcntl(endpoint.program.pidfd, F_DUPFD_CLOEXEC, 0), isForked: isForked)
     member.pointee.processID = endpoint.program.agent
+    member.pointee.agent = Int32(bitPattern: hello.agent)
     member.pointee.pagemap = endpoint.pagemap
+    member.pointee.maps = endpoint.maps
     member.pointee.link = AgentLink(
-      socket: connection, program: endpoint.program.pidfd, ring: endpoint.ring, doorbell: endpoint.doorbell)
+      socket: connection, program: endpoint.program.pidfd, ring: endpoint.ring, doorbell: endpoint.doorbell, budget: budget)
     let pager = Pager(
       target: target, state: member, family: registry, mailbox: endpoint.mailbox, quiet: endpoint.quiet,
-      buffers: endpoint.buffers, budget: budget, compressor: compressor, haltPolling: haltPolling)
-    member.pointee.agent = Int32(bitPattern: hello.agent)
+      buffers: endpoint.buffers, budget: budget, compressor: compressor, haltPolling: haltPolling,
+      descriptors: chunks.descriptors)
+    member.pointee.registerBells()
     member.pointee.publishToAgent()
     // A child comes with slots.
     member.pointee.publishSwapped()
@@ -209,10 +266,8 @@ struct Handshake {
     _ = vs_favour_thread(0)
     // From here on a swapoff may map pages there: nothing of the state is touched any more but by the pager.
     registry.join(target, servedBy: pager)
-    // The agent does what direct reclaim does in the kernel, and has to get its turn beside threads that allocate.
-    _ = vs_favour_thread(endpoint.program.agent)
     // A peer that has gone in the meantime is noticed by the pager.
-    try? send(connection, [])
+    try? send(connection, [], of: state.group)
     return pager
   }
 
@@ -221,19 +276,23 @@ struct Handshake {
       connection, [endpoint.ring.descriptor, endpoint.family.descriptor, endpoint.doorbell, device])
   }
 
-  private func send(_ connection: Int32, _ descriptors: [Int32]) throws {
+  private func send(_ connection: Int32, _ descriptors: [Int32], of group: Group? = nil) throws {
     var welcome = vswap_welcome()
     welcome.magic = VSWAP_MAGIC
     welcome.status = UInt32(VSWAP_OK.rawValue)
+    if let group {
+      welcome.token = group.pass
+      Wire.set(&welcome.text, to: group.key.name)
+    }
     let length = MemoryLayout<vswap_welcome>.size
-    let sent = vs_send(connection, &welcome, length, descriptors, descriptors.count)
+    let sent = vs_send(connection, &welcome, length, descriptors, descriptors.count, deadline)
     guard sent == Int64(length) else { throw KernelError(call: "sendmsg", code: Int32(truncatingIfNeeded: -sent)) }
   }
 
   private func receive<Message>(_ connection: Int32, _ empty: Message, _ descriptor: inout Int32) throws -> Message {
     var message = empty
     let length = MemoryLayout<Message>.size
-    let received = withUnsafeMutableBytes(of: &message) { vs_receive(connection, $0.baseAddress, length, &descriptor) }
+    let received = withUnsafeMutableBytes(of: &message) { vs_receive(connection, $0.baseAddress, length, &descriptor, deadline) }
     guard received == Int64(length) else {
       if descriptor >= 0 { close(descriptor) }
       descriptor = -1
@@ -263,6 +322,7 @@ struct Endpoint {
   let quiet: Int32
   let statm: Int32
   let pagemap: Int32
+  let maps: Int32
 
   init(
     program: Program, connection: Int32, layer: SlotLayer, files: AreaFiles, unpackers: Unpackers
@@ -273,23 +333,24 @@ struct Endpoint {
     quiet = vs_epoll()
     statm = open("/proc/\(program.agent)/statm", O_RDONLY | O_CLOEXEC)
     pagemap = open("/proc/\(program.agent)/pagemap", O_RDONLY | O_CLOEXEC)
+    maps = open("/proc/\(program.agent)/maps", O_RDONLY | O_CLOEXEC)
     let failure = KernelError.last("open")
     do throws(KernelError) {
-      guard min(doorbell, mailbox, quiet, statm, pagemap) >= 0 else { throw failure }
+      guard min(doorbell, mailbox, quiet, statm, pagemap, maps) >= 0 else { throw failure }
       for descriptor in [mailbox, doorbell, connection, program.pidfd] {
         let status = vs_epoll_add(quiet, descriptor)
         guard status == 0 else { throw KernelError(call: "epoll_ctl", code: -status) }
       }
       ring = try Mapping.create(name: "vswapd-ring", length: Int(vswap_ring_size()), sealed: true)
     } catch {
-      Self.closeAll(doorbell, mailbox, quiet, statm, pagemap)
+      Self.closeAll(doorbell, mailbox, quiet, statm, pagemap, maps)
       throw error
     }
     do throws(KernelError) {
       family = try Mapping.create(name: "vswapd-family", length: pageSize, sealed: true)
     } catch {
       ring.destroy()
-      Self.closeAll(doorbell, mailbox, quiet, statm, pagemap)
+      Self.closeAll(doorbell, mailbox, quiet, statm, pagemap, maps)
       throw error
     }
     do throws(KernelError) {
@@ -297,7 +358,7 @@ struct Endpoint {
     } catch {
       ring.destroy()
       family.destroy()
-      Self.closeAll(doorbell, mailbox, quiet, statm, pagemap)
+      Self.closeAll(doorbell, mailbox, quiet, statm, pagemap, maps)
       throw error
     }
     vswap_ring_begin(vswap_ring_at(ring.base))
@@ -316,7 +377,7 @@ struct Endpoint {
     ring.destroy()
     family.destroy()
     buffers.destroy()
-    Self.closeAll(doorbell, mailbox, quiet, statm, pagemap)
+    Self.closeAll(doorbell, mailbox, quiet, statm, pagemap, maps)
   }
 
   private static func closeAll(_ descriptors: Int32...) {
@@ -326,10 +387,16 @@ struct Endpoint {
 
 /// Fixed-size texts of the wire protocol.
 enum Wire {
-  /// Up to the first zero byte; what is no printable ASCII becomes "?".
+  /// Up to the first zero byte. What is no printable ASCII becomes `\xNN`: other names stay other ones, and a name that
+  /// is given as it was shown is the same.
   static func text<Field>(_ field: Field) -> String {
-    withUnsafeBytes(of: field) { bytes in
-      String(decoding: bytes.prefix { $0 != 0 }.map { (33...126).contains($0) ? $0 : UInt8(ascii: "?") }, as: UTF8.self)
+    let digits = Array("0123456789ABCDEF".utf8)
+    return withUnsafeBytes(of: field) { bytes in
+      let text = bytes.prefix { $0 != 0 }.flatMap { byte in
+        (0x20...0x7E).contains(byte)
+          ? [byte] : [UInt8(ascii: "\\"), UInt8(ascii: "x"), digits[Int(byte >> 4)], digits[Int(byte & 15)]]
+      }
+      return String(decoding: text, as: UTF8.self)
     }
   }
 

@@ -29,10 +29,20 @@ final class Pager: @unchecked Sendable {
     case bringIn(PageBatch, Promise<Bool>)
     /// Gives up a child that has an agent now.
     case handOver(token: UInt64, Promise<HandOver?>)
+
+    /// Can be answered in the middle of a restore.
+    var isShort: Bool {
+      switch self {
+      case .duplicate, .refreshFiles, .dropCopies, .bringIn: true
+      case .evict, .restore, .detach, .dissolve, .handOver: false
+      }
+    }
   }
 
   struct EvictResult: Sendable {
     var pages: Int
+    /// The agent does not answer, or the target is stopped.
+    var isStuck = false
   }
 
   enum RestoreResult: Sendable {
@@ -53,9 +63,14 @@ final class Pager: @unchecked Sendable {
     /// The address space that had it, or was to have it, has no slots any more.
     func freeIdentifier(_ id: UInt32, of group: Group)
     func childAppeared(token: UInt64, servedBy pager: Pager)
+    /// It was to have a pager of its own, and got none after all.
+    func childCameBack(token: UInt64, to pager: Pager)
+    /// It was found out which process a child is.
+    func childIdentified(_ child: YoungProcess, of pager: Pager)
     /// `id` is free again, unless the child lives on with a pager of its own.
     func childDisappeared(token: UInt64, freeing id: UInt32?, of pager: Pager)
-    func targetEnded(_ target: Target, becauseOf violation: String?)
+    /// `isDetached`: it was let go of, and has its memory yet.
+    func targetEnded(_ target: Target, becauseOf violation: String?, isDetached: Bool)
   }
 
   let target: Target
@@ -64,6 +79,7 @@ final class Pager: @unchecked Sendable {
   private let budget: FrameBudget
   private let compressor: Compressor
   private let haltPolling: HaltPolling
+  private let descriptors: DescriptorReserve
   private let mailbox: Int32
   /// Mailbox, doorbell and socket as one.
   private let quiet: Int32
@@ -72,6 +88,9 @@ final class Pager: @unchecked Sendable {
   private var isClosed = false
   /// Whose thread this is, under `lock`; 0 when it may be gone, or must not be hurried.
   private var thread = gettid()
+  private let servingThread = gettid()
+  /// `servingThread` lives, under `lock`.
+  private var isRunning = true
   /// How often the keeper has made the thread a real-time one, counted afterwards; and as of which of these the thread ended that. Between two steps
   /// of ending it the thread may lose its CPU, and has to be hurried again.
   private let hurries = Atomic<Int>(0)
@@ -97,17 +116,31 @@ final class Pager: @unchecked Sendable {
   private var roundsSinceLook = 0
   private var roundsPerLook = 16
   private var stallClock = StallClock()
+  private var boost: AgentBoost
   private var evictRequest: (promise: Promise<EvictResult>, before: Int, roundsBefore: Int, goal: Int)?
-  private var grantedRange: Range<UInt64>?
+  private var grant = Grant.none
   /// Monotonic nanoseconds of the next look whether the program executes something else.
   private var nextLookForProgram: UInt64 = 0
-  /// Found by a swapoff's worker.
+  /// Found outside of a round.
   private var violation: StaticString?
+  /// Of a target that broke the protocol: its link, which is looked at no more, until all its pages are back.
+  private var expelled: (link: AgentLink, violation: StaticString)?
+  /// Somebody waited for this pager in vain, since when it has not come round.
+  private let isSilent = Atomic<Bool>(false)
+  /// A restore is under way, in which nobody else maps pages.
+  private let isRestoring = Atomic<Bool>(false)
+
+  /// What a thread of the target wants released, in pages.
+  private enum Grant {
+    case none
+    case asked(spanned: Bool, low: UInt64, high: UInt64)
+    case granted
+  }
 
   /// Takes over `state`, `mailbox`, `quiet` and `buffers`. On the thread that will call `run`.
   init(
     target: Target, state: Member, family: any Family, mailbox: Int32, quiet: Int32, buffers: FaultBuffers,
-    budget: FrameBudget, compressor: Compressor, haltPolling: HaltPolling
+    budget: FrameBudget, compressor: Compressor, haltPolling: HaltPolling, descriptors: DescriptorReserve
   ) {
     self.target = target
     self.family = family
@@ -117,9 +150,11 @@ final class Pager: @unchecked Sendable {
     self.budget = budget
     self.compressor = compressor
     self.haltPolling = haltPolling
+    self.descriptors = descriptors
     layer = buffers.layer
     members = [state]
-    map = MemoryMap(processID: state.pointee.processID)
+    map = MemoryMap(processID: state.pointee.processID, lookup: MappingLookup(descriptor: state.pointee.maps))
+    boost = AgentBoost(agent: state.pointee.processID, of: target.processID)
     self.buffers.pager = .passUnretained(self)
   }
 
@@ -145,6 +180,21 @@ final class Pager: @unchecked Sendable {
 
   /// Makes the pager look at its counters: pages are wanted, or there is room.
   func nudge() { _ = vs_eventfd_signal(mailbox) }
+
+  /// Waits for what this pager was asked for, `milliseconds` at most. nil: it has not answered.
+  func answer<Value>(_ promise: Promise<Value>, within milliseconds: Int) -> Value? {
+    var left = milliseconds
+    while left > 0 {
+      let part = min(left, Self.longestRound)
+      if let value = promise.wait(milliseconds: part) { return value }
+      left -= part
+      missedAnswer()
+    }
+    return nil
+  }
+
+  /// Milliseconds. One round of its loop takes less, unless it waits for its target or restores much.
+  private static let longestRound = 1000
 
   /// Gives the pager a CPU for one round of its loop before all threads that are not real-time ones. For the keeper's thread alone: the pager cannot
   /// end what is being begun. Where the process has no right to it, nothing happens.
@@ -179,21 +229,49 @@ final class Pager: @unchecked Sendable {
     hurriesEnded = count
   }
 
+  /// What became of a batch that somebody else was to bring in.
+  enum Delivery {
+    /// What could be brought in was.
+    case done
+    /// The pager has to do it, since an event has to be read first.
+    case eventFirst
+    /// The target takes nothing now.
+    case refused
+  }
+
   /// From a swapoff's worker: brings pages in on the caller's thread, in whose cache their content is; that takes half the time of a copy
-  /// by the pager. false: an event has to be read first, so the pager has to do it. Blocks while the pager serves.
-  func bringInHere(_ batch: PageBatch) -> Bool {
-    serving.lock()
+  /// by the pager. Waits for the pager and its target's agent for a tenth of a second at most, and once that was in vain not at all before
+  /// the pager has come round: it may be blocked by something that its target controls.
+  func bringInHere(_ batch: PageBatch) -> Delivery {
+    if isRestoring.load(ordering: .relaxed) { return .refused }
+    guard serving.lock(timeoutMilliseconds: isAnswering ? 100 : 0) else {
+      missedAnswer()
+      return .refused
+    }
     defer { serving.unlock() }
     guard hasTarget, members[0].pointee.id == batch.target, !members[0].pointee.requestGranted, violation == nil
-    else { return true }
+    else { return .refused }
     switch members[0].pointee.bringIn(batch, buffers) {
-    case .drained: return true
-    case .again, .gone: return false
+    case .drained: return .done
+    case .again, .gone: return .eventFirst
+    case .kept: return .refused
     case .violation(let what):
       violation = what
       nudge()
-      return true
+      return .refused
     }
+  }
+
+  /// Whether it is of use to wait for this pager.
+  var isAnswering: Bool { !isSilent.load(ordering: .relaxed) }
+
+  /// Somebody waited in vain. Until the pager comes round again nobody else needs to.
+  /// Where a target has had it wait in read(2) it goes on, and ends that target's session.
+  func missedAnswer() {
+    isSilent.store(true, ordering: .relaxed)
+    guard lock.tryLock() else { return }
+    defer { lock.unlock() }
+    if isRunning { _ = vs_interrupt(servingThread) }
   }
 
   /// From an unpacker: maps pages that were read ahead for an address space, on the caller's thread. false: not now. Whoever keeps the pager (a
@@ -209,7 +287,7 @@ final class Pager: @unchecked Sendable {
       // The pager may be asleep, and nobody else asks it for what it is asked for already.
       if member.pointee.link != nil && member.pointee.counters.wanted > 0 { nudge() }
       return true
-    case .again, .gone: return false
+    case .again, .kept, .gone: return false
     case .violation(let what):
       violation = what
       return false
@@ -220,10 +298,12 @@ final class Pager: @unchecked Sendable {
 
   /// Serves until nothing is left to serve. On the thread that becomes the pager's.
   func run() {
+    _ = vs_let_interrupt()
     serving.lock()
     defer { serving.unlock() }
     while !members.isEmpty {
       wait()
+      if !isAnswering { isSilent.store(false, ordering: .relaxed) }
       if hasTarget { followFaults() }
       buffers.reader.refreshFiles()
       if let what = violation, hasTarget { expel(what) }
@@ -236,6 +316,7 @@ final class Pager: @unchecked Sendable {
         serve(index)
         index -= 1
       }
+      identifyChildren()
       if hasTarget { tendTarget() }
       if hasTarget { keepAwake() }
       endHurry()
@@ -256,6 +337,7 @@ final class Pager: @unchecked Sendable {
   private func close() {
     lock.lock()
     isClosed = true
+    isRunning = false
     thread = 0
     let left = requests
     requests = []
@@ -280,12 +362,7 @@ final class Pager: @unchecked Sendable {
   private func wait() {
     polled.removeAll(keepingCapacity: true)
     polled.append(pollfd(fd: quiet, events: Int16(POLLIN), revents: 0))
-    for member in members {
-      polled.append(pollfd(fd: member.pointee.uffd.descriptor, events: Int16(POLLIN), revents: 0))
-    }
-    if buffers.reader.underWay > 0 {
-      polled.append(pollfd(fd: buffers.reader.descriptor, events: Int16(POLLIN), revents: 0))
-    }
+    watchMembers()
     stallClock.rest()
     let longest = timeout
     // Where memory grows unseen near the limit a pager that is woken comes sooner.
@@ -294,7 +371,32 @@ final class Pager: @unchecked Sendable {
     let ready = isLooking ? look(longest) : poll(&polled, nfds_t(polled.count), longest)
     serving.lock()
     if ready == 0 { buffers.ahead.pointee.clear() }
-    if ready > 0 && polled[0].revents != 0 { takeRings() }
+    guard ready > 0 else { return }
+    noteBlocking()
+    if polled[0].revents != 0 { takeRings() }
+  }
+
+  /// Behind the one thing that is polled first.
+  private func watchMembers() {
+    for member in members {
+      // What is there cannot be read while the agent keeps the gate.
+      let descriptor = member.pointee.isKept ? -1 : member.pointee.uffd.descriptor
+      polled.append(pollfd(fd: descriptor, events: Int16(POLLIN), revents: 0))
+    }
+    if buffers.reader.underWay > 0 {
+      polled.append(pollfd(fd: buffers.reader.descriptor, events: Int16(POLLIN), revents: 0))
+    }
+  }
+
+  private func noteBlocking() {
+    for index in members.indices where polled[index + 1].revents & Int16(POLLERR) != 0 { unblock(index) }
+  }
+
+  /// The descriptor was made to block, which only the target can have done: the open file is its own as well.
+  @inline(never)
+  private func unblock(_ index: Int) {
+    members[index].pointee.uffd.unblock()
+    if hasTarget && index == 0 && members[0].pointee.link != nil { violation = "the userfaultfd's O_NONBLOCK was cleared" }
   }
 
   /// As poll. While several threads fault in turn the pager does not sleep, but offers its CPU to whoever wants it: a pager that sleeps is woken by
@@ -319,7 +421,8 @@ final class Pager: @unchecked Sendable {
 
   /// Mailbox, doorbell, socket: what rang.
   private func takeRings() {
-    while true {
+    // As many as there are: a target that rings without a pause does not keep the pager here.
+    for _ in 0..<3 {
       let descriptor = vs_epoll_next(quiet)
       if descriptor < 0 { return }
       if hasTarget, let link = members[0].pointee.link, descriptor == link.socket {
@@ -336,6 +439,7 @@ final class Pager: @unchecked Sendable {
 
   /// Before the agent's descriptors are closed: the agent has the doorbell, too, and may ring on.
   private func unwatch(_ link: AgentLink) {
+    boost.end()
     vs_epoll_remove(quiet, link.doorbell)
     vs_epoll_remove(quiet, link.socket)
     vs_epoll_remove(quiet, link.program)
@@ -344,13 +448,35 @@ final class Pager: @unchecked Sendable {
   /// Milliseconds until something has to be looked at that no descriptor tells.
   private var timeout: Int32 {
     var result: Int32 = members.count > (hasTarget ? 1 : 0) ? 20 : -1
-    for member in members where member.pointee.waitingCount > 0 || member.pointee.pending.moveCount > 0 { result = 1 }
+    for member in members {
+      if member.pointee.isKept {
+        result = result < 0 ? gatePause(member) : min(result, gatePause(member))
+      } else if member.pointee.waitingCount > 0 || member.pointee.pending.moveCount > 0 {
+        result = 1
+      }
+    }
+    if case .asked = grant { result = result < 0 ? 5 : min(result, 5) }
+    if expelled != nil { result = 0 }
     // Slots are not held on to for a stream that has ended.
     if buffers.ahead.pointee.isActive { result = result < 0 ? 20 : min(result, 20) }
-    if hasTarget, members[0].pointee.counters.wanted > 0 { result = result < 0 ? 5 : min(result, 5) }
+    if hasTarget, let link = members[0].pointee.link, !link.isStalled {
+      if link.isOutstanding { result = result < 0 ? 100 : min(result, 100) }
+      if members[0].pointee.counters.wanted > 0 { result = result < 0 ? 5 : min(result, 5) }
+    }
+    if boost.isOn { result = result < 0 ? 50 : min(result, 50) }
     if buffers.reader.hasQueued { result = 1 }
-    if hasTarget, let link = members[0].pointee.link, link.isDeserted && !link.isDismissed { result = result < 0 ? 50 : min(result, 50) }
+    if hasTarget, let link = members[0].pointee.link, link.isDeserted && !link.isDismissed {
+      result = result < 0 ? 50 : min(result, 50)
+    }
+    if hasTarget, members[0].pointee.growth.isWanted { result = result < 0 ? 5 : min(result, 5) }
+    let isLooking = map.isWalking && hasTarget && members[0].pointee.counters.wanted > 0
+    if isLooking || (hasTarget && members[0].pointee.growth.cursor != nil) { result = 0 }
     return result
+  }
+
+  /// Until the gate is looked at again: it does not tell. An agent that was without a CPU is back soon; one that is stopped may take days.
+  private func gatePause(_ member: Member) -> Int32 {
+    vs_monotonic_ns() - (member.pointee.link?.keptSince ?? 0) < 100_000_000 ? 1 : 10
   }
 
   private func serve(_ index: Int) {
@@ -374,7 +500,8 @@ final class Pager: @unchecked Sendable {
   private func conclude(_ outcome: DrainOutcome, _ index: Int) -> Bool {
     switch outcome {
     case .drained: members[index].pointee.refusedSince = 0
-    case .again: members[index].pointee.endRefusal()
+    case .again: members[index].pointee.endRefusal(layer)
+    case .kept: break
     case .gone:
       end(index, violation: nil)
       return false
@@ -441,6 +568,7 @@ final class Pager: @unchecked Sendable {
         guard let place = members.firstIndex(of: member) else { break }
         let outcome = member.pointee.bringIn(batch, buffers)
         if case .drained = outcome { break }
+        if case .kept = outcome { break }
         if case .again = outcome { serve(place) } else { conclude(outcome, place) }
       }
     }
@@ -453,6 +581,7 @@ final class Pager: @unchecked Sendable {
       guard hasTarget, members[0].pointee.id == batch.target, !members[0].pointee.requestGranted else { return false }
       let outcome = members[0].pointee.bringIn(batch, buffers)
       if case .drained = outcome { return true }
+      if case .kept = outcome { return false }
       if case .again = outcome {} else { conclude(outcome, 0) }
       guard hasTarget else { return false }
       serve(0)
@@ -464,20 +593,26 @@ final class Pager: @unchecked Sendable {
 
   private func tendTarget() {
     let member = members[0]
+    if expelled != nil { return goOnExpelling(member) }
     answerRequest(member)
     guard hasTarget, members[0].pointee.link != nil else { return }
     if member.pointee.link!.isDeserted { lookForProgram(member) }
     if member.pointee.counters.unregisteredGrowth {
       member.pointee.counters.unregisteredGrowth = false
-      try? member.pointee.registerGrowth(&map, layer: layer)
+      member.pointee.growth.isWanted = true
     }
+    member.pointee.publishAnnounceFrom()
+    member.pointee.registerGrowth(&map, layer: layer)
+    member.pointee.counters.chunks = members.reduce(0) { $0 + $1.pointee.table.chunkCount }
     evict(member)
     finishEvictRequest(member)
   }
 
   private func evict(_ member: Member) {
-    guard member.pointee.link!.isOutstanding || member.pointee.counters.wanted > 0 else { return }
-    if member.pointee.retireCommands(budget) { compressor.nudge() }
+    guard member.pointee.link!.isOutstanding || member.pointee.counters.wanted > 0 else { return boost.idle() }
+    boost.asked(pages: member.pointee.counters.evictions)
+    if member.pointee.retireCommands() { compressor.nudge() }
+    guard !member.pointee.isKept, buffers.prepareToUnpack() else { return }
     member.pointee.sweep.leaveOut(member.pointee.counters)
     member.pointee.pushCommands(budget, &map, layer: layer)
     if member.pointee.counters.wanted > 0 && !member.pointee.link!.isOutstanding { compressor.nudge() }
@@ -540,41 +675,64 @@ final class Pager: @unchecked Sendable {
 
   private func answerRequest(_ member: Member) {
     guard let link = member.pointee.link else { return }
-    if grantedRange != nil {
+    switch grant {
+    case .none: break
+    case .asked: return release(member)
+    case .granted:
       guard link.finishRequest() else { return }
-      grantedRange = nil
+      grant = .none
       member.pointee.requestGranted = false
       // What the thread did shows in smaps only.
-      member.pointee.layoutGeneration += 1
-      member.pointee.sweep.refreshedAt = 0
-      member.pointee.evictable.removeAll()
+      member.pointee.forgetEvictable(&map)
     }
     guard let request = link.pendingRequest() else { return }
-    grant(request, member)
+    let low = request.start / UInt64(pageSize)
+    grant = .asked(
+      spanned: request.kind == UInt32(VSWAP_RELEASE_SPANNED.rawValue), low: low,
+      high: max(low, request.end / UInt64(pageSize)))
+    // No new command, and nobody is kept waiting for room: it may be the thread that asked.
+    member.pointee.requestGranted = true
+    release(member)
   }
 
-  private func grant(_ request: (kind: UInt32, start: UInt64, end: UInt64), _ member: Member) {
-    let low = request.start / UInt64(pageSize)
-    let high = request.end / UInt64(pageSize)
-    grantedRange = low..<max(low, high)
-    member.pointee.requestGranted = true
-    let spanned = request.kind == UInt32(VSWAP_RELEASE_SPANNED.rawValue)
-    // However long it takes: the thread that asked waits, and the call it is about to make needs the range to be let go of.
-    if quiesce(.max), let touched = mappings(low, high), !(spanned && touched.count == 1) {
+  /// However long it takes: the thread that asked waits, and the call it is about to make needs the range to be let go of. One attempt per
+  /// round, so nobody else waits for a target that is stopped meanwhile.
+  private func release(_ member: Member) {
+    guard case .asked(let spanned, let low, let high) = grant, takeBackCommands(), hasTarget,
+      let touched = mappings(low, high)
+    else { return }
+    if !(spanned && touched.count == 1) {
       for region in touched where region.anonymous && !member.pointee.isPrivate(region.start, region.end) {
-        guard restore(member, region.start, region.end, .max) != nil else { break }
+        guard restore(member, region.start, region.end) != nil else { return }
         unregister((region.start, region.end), member)
       }
     }
-    guard hasTarget else { return }
-    member.pointee.link?.grantRequest()
+    guard hasTarget, let link = member.pointee.link else { return }
+    grant = .granted
+    link.grantRequest()
   }
 
   /// The mappings that touch a range, as the kernel has them: what was registered as one may have been split by mprotect since, and what appeared in
   /// a hole that was registered along with it is in no list of ours.
   func mappings(_ low: UInt64, _ high: UInt64) -> [MappedRegion]? {
-    try? map.regions(withFlags: false).filter { $0.start < high && low < $0.end }
+    var found: [MappedRegion] = []
+    var cursor = low
+    while cursor < high {
+      do throws(KernelError) {
+        guard let region = try map.region(endingAfter: cursor), region.start < high else { break }
+        found.append(region)
+        cursor = region.end
+      } catch {
+        return nil
+      }
+    }
+    return found
   }
+
+  /// Out of the fault path, which has no list of mappings.
+  func enterAnnounced(
+    _ range: (start: UInt64, end: UInt64, isPlain: Bool), _ index: Int, of member: inout TargetState
+  ) -> TargetState.Entry { member.enterAnnounced(range, index, &map, layer: layer) }
 
   private func unregister(_ range: (start: UInt64, end: UInt64), _ member: Member) {
     let length = (range.end - range.start) * UInt64(pageSize)
@@ -602,13 +760,20 @@ final class Pager: @unchecked Sendable {
   private func take(_ request: Request) {
     switch request {
     case .duplicate(let token, let promise):
-      promise.fulfil(indexOfChild(token).map { dup(members[$0].pointee.uffd.descriptor) })
-    case .handOver(let token, let promise): promise.fulfil(handOver(token))
-    case .dissolve(let promise): promise.fulfil(dissolve())
+      let copy = indexOfChild(token).map {
+        members[$0].pointee.uffd.share()
+        return dup(members[$0].pointee.uffd.descriptor)
+      }
+      if !promise.fulfil(copy), let copy, copy >= 0 { Glibc.close(copy) }
+    case .handOver(let token, let promise):
+      let given = promise.isWanted ? handOver(token) : nil
+      if !promise.fulfil(given), let given { takeBack(given) }
+    case .dissolve(let promise): if promise.isWanted { promise.fulfil(dissolve()) }
     case .refreshFiles(let promise): promise.fulfil(true)
     case .dropCopies(let promise):
       dropCopies()
       promise.fulfil(true)
+    case .bringIn(_, let promise) where !promise.isWanted: return
     case .bringIn(let batch, let promise) where batch.isShared: promise.fulfil(bringInShared(batch))
     case _ where !hasTarget: refuse(request)
     case .bringIn(let batch, let promise): promise.fulfil(bringIn(batch))
@@ -625,15 +790,20 @@ final class Pager: @unchecked Sendable {
   private func dissolve() -> RestoreResult {
     var sum = 0
     if hasTarget {
-      let result = restoreAll()
-      guard case .restored(let pages) = result else { return result }
-      letGo(members[0], violation: nil)
-      sum += pages
+      switch restoreAll() {
+      case .restored(let pages):
+        letGo(members[0], violation: nil)
+        sum += pages
+      case .gone: break
+      case .stuck: return .stuck
+      }
     }
     while let child = members.last {
-      if let pages = restore(child, 0, .max, .max) {
+      if let pages = restore(child, 0, .max) {
         sum += pages
         letGo(child, violation: nil)
+      } else if members.contains(child) {
+        return .stuck
       }
     }
     return .restored(pages: sum)
@@ -645,9 +815,11 @@ final class Pager: @unchecked Sendable {
       return
     }
     let counters = members[0].pointee.counters
-    let goal = bytes.map { ($0 + pageSize - 1) / pageSize } ?? Int.max / 4
+    let goal = bytes.map { pages(covering: $0) } ?? Int.max / 4
     counters.wanted = max(counters.wanted, goal)
     members[0].pointee.sweep.pausedUntil = 0
+    // What was mapped since the last look is asked for as well.
+    members[0].pointee.sweep.refreshedAt = 0
     evictRequest = (promise, counters.evictions, members[0].pointee.sweep.rounds, goal)
   }
 
@@ -656,76 +828,126 @@ final class Pager: @unchecked Sendable {
     let counters = member.pointee.counters
     let done = counters.evictions - request.before
     // Every second chance is used up after so many rounds; a program that keeps bringing pages back would never be done.
-    let isThrough = member.pointee.sweep.rounds - request.roundsBefore > Int(PageTableEntry.maximumChances) + 1
+    let isThrough =
+      member.pointee.sweep.rounds - request.roundsBefore > Int(PageTableEntry.maximumChances) + 1 && !map.isWalking
     let isBlocked = budget.isStuck && !member.pointee.link!.isOutstanding
-    guard done >= request.goal || isThrough || isBlocked else { return }
+    let isStuck = counters.askedSince > 0 && vs_monotonic_ns() > counters.askedSince + Self.patience
+    guard done >= request.goal || isThrough || isBlocked || isStuck else { return }
     counters.wanted = 0
     evictRequest = nil
-    request.promise.fulfil(EvictResult(pages: done))
+    request.promise.fulfil(EvictResult(pages: done, isStuck: isStuck))
   }
 
   private func restoreAll() -> RestoreResult {
     let deadline = vs_monotonic_ns() + Self.patience
     members[0].pointee.counters.wanted = 0
     members[0].pointee.requestGranted = true
-    defer { if hasTarget && grantedRange == nil { members[0].pointee.requestGranted = false } }
+    defer { if hasTarget, case .none = grant { members[0].pointee.requestGranted = false } }
     guard quiesce(deadline) else { return hasTarget ? .stuck : .gone }
-    guard let pages = restore(members[0], 0, .max, .max) else { return hasTarget ? .stuck : .gone }
+    guard let pages = restore(members[0], 0, .max) else { return hasTarget ? .stuck : .gone }
     return .restored(pages: pages)
   }
 
-  /// Takes back the commands that the agent has, and waits until it has ended them.
-  private func quiesce(_ deadline: UInt64) -> Bool { unhurried { awaitCommands(deadline) } }
-
-  private func awaitCommands(_ deadline: UInt64) -> Bool {
-    while hasTarget && members[0].pointee.link != nil {
-      if !members[0].pointee.link!.enter() {
-        end(0, violation: nil)
-        return false
-      }
-      members[0].pointee.link!.abandonCommands()
-      members[0].pointee.link!.leave()
-      serve(0)
-      guard hasTarget else { return false }
-      _ = members[0].pointee.retireCommands(budget)
-      if !members[0].pointee.link!.isOutstanding { return true }
-      // An agent that was killed ends no command. What executes something else, or left a vfork child behind, is served until it has gone.
-      if members[0].pointee.link!.agentHasGone {
-        agentLeft()
+  /// Takes back the commands that the agent has, and waits until it has ended them. false: it has not in time, or the target has gone.
+  private func quiesce(_ deadline: UInt64) -> Bool {
+    unhurried {
+      while !takeBackCommands() {
+        guard hasTarget, vs_monotonic_ns() < deadline else { return false }
+        serveWithin(milliseconds: 5)
         guard hasTarget else { return false }
       }
-      if vs_monotonic_ns() > deadline { return false }
-      var bell = pollfd(fd: members[0].pointee.link!.doorbell, events: Int16(POLLIN), revents: 0)
-      if poll(&bell, 1, 5) > 0 { vs_eventfd_clear(bell.fd) }
+      return hasTarget
     }
+  }
+
+  /// One attempt. true: the agent has no command, and gets none while `requestGranted` is set.
+  private func takeBackCommands() -> Bool {
+    guard hasTarget, members[0].pointee.link != nil else { return true }
+    if members[0].pointee.enterGate(layer) {
+      members[0].pointee.link!.abandonCommands()
+      members[0].pointee.link!.leave()
+    }
+    serve(0)
+    guard hasTarget, members[0].pointee.link != nil else { return hasTarget }
+    _ = members[0].pointee.retireCommands()
+    if !members[0].pointee.link!.isOutstanding { return true }
+    // An agent that was killed ends no command. What executes something else, or left a vfork child behind, is served until it has gone.
+    if members[0].pointee.link!.agentHasGone { agentLeft() }
     return false
   }
 
-  /// Brings every page of the range back, faults and events of the whole family in between. nil: gone, or not in time.
-  private func restore(_ member: Member, _ start: UInt64, _ end: UInt64, _ deadline: UInt64) -> Int? {
-    unhurried { bringBack(member, start, end, deadline) }
+  /// Within a request that takes its time: serves the whole family, above all the children, which do not wait for their parent's agent, and
+  /// answers those who ask for what can be had meanwhile. Sleeps for that long at most if there is nothing to do.
+  private func serveWithin(milliseconds: Int32) {
+    if milliseconds > 0 { rest(milliseconds) }
+    buffers.reader.refreshFiles()
+    answerAside()
+    finishReads()
+    for index in stride(from: members.count - 1, through: 0, by: -1) where index < members.count { serve(index) }
   }
 
-  private func bringBack(_ member: Member, _ start: UInt64, _ end: UInt64, _ deadline: UInt64) -> Int? {
+  private func rest(_ milliseconds: Int32) {
+    let doorbell = hasTarget ? members[0].pointee.link?.doorbell ?? -1 : -1
+    polled.removeAll(keepingCapacity: true)
+    polled.append(pollfd(fd: doorbell, events: Int16(POLLIN), revents: 0))
+    watchMembers()
+    serving.unlock()
+    let ready = poll(&polled, nfds_t(polled.count), milliseconds)
+    serving.lock()
+    guard ready > 0 else { return }
+    noteBlocking()
+    if polled[0].revents != 0 { vs_eventfd_clear(doorbell) }
+  }
+
+  /// Answers those who need not wait for the end of a restore.
+  private func answerAside() {
+    lock.lock()
+    let taken = requests.filter(\.isShort)
+    requests.removeAll(where: \.isShort)
+    lock.unlock()
+    for request in taken {
+      if case .bringIn = request { refuse(request) } else { take(request) }
+    }
+  }
+
+  /// Brings every page of the range back, faults and events of the whole family in between. nil: gone, or nothing came back for a while: the
+  /// address space changes without a pause, or a disk does not answer.
+  private func restore(_ member: Member, _ start: UInt64, _ end: UInt64) -> Int? {
+    isRestoring.store(true, ordering: .relaxed)
+    defer { isRestoring.store(false, ordering: .relaxed) }
+    return unhurried { bringBack(member, start, end) }
+  }
+
+  private func bringBack(_ member: Member, _ start: UInt64, _ end: UInt64) -> Int? {
     var cursor = start
     var pages = 0
+    var moves = member.pointee.moves
+    var deadline = vs_monotonic_ns() + Self.patience
     while let place = members.firstIndex(of: member) {
+      let restored = member.pointee.restored
+      var pause: Int32 = 0
       switch member.pointee.restoreStep(from: cursor, below: end, buffers) {
       case .restored(let next, let count):
+        if next > cursor { deadline = vs_monotonic_ns() + Self.patience }
         cursor = next
         pages += count
+      case .finished where member.pointee.moves != moves:
+        // What moved in between may have come to where nothing was left.
+        moves = member.pointee.moves
+        cursor = start
       case .finished:
         pages += member.pointee.restored
         member.pointee.restored = 0
         return pages
       case .changing: sched_yield()
-      case .reading: _ = vs_wait_readable(buffers.reader.descriptor, 5000)
+      case .reading: pause = 5
       case .gone:
         self.end(place, violation: nil)
         return nil
       }
-      finishReads()
-      for index in stride(from: members.count - 1, through: 0, by: -1) where index < members.count { serve(index) }
+      serveWithin(milliseconds: pause)
+      guard members.contains(member) else { return nil }
+      if member.pointee.restored > restored { deadline = vs_monotonic_ns() + Self.patience }
       if vs_monotonic_ns() > deadline { return nil }
     }
     return nil
@@ -734,34 +956,44 @@ final class Pager: @unchecked Sendable {
   /// The agent does not keep to the protocol. Its pages go back, and the session ends; nobody else notices.
   private func expel(_ what: StaticString) {
     let member = members[0]
-    var link = member.pointee.link!
-    budget.release(link.outstandingPages)
+    guard var link = member.pointee.link else { return }
+    violation = nil
+    link.endPromises()
     unwatch(link)
     // Without the link no command, record or gate is looked at any more. The socket stays open: an agent that loses its daemon while
     // pages are out ends the program.
     member.pointee.link = nil
-    if restore(member, 0, .max, .max) != nil {
-      link.publish(held: 0)
-      link.dismissAgent()
-      letGo(member, violation: what)
-      link.publish(registered: 0)
+    expelled = (link, what)
+  }
+
+  /// A batch per round: whoever fights that keeps nobody else waiting.
+  private func goOnExpelling(_ member: Member) {
+    switch member.pointee.restoreStep(from: 0, below: .max, buffers) {
+    case .restored: return
+    case .changing: rest(1)
+    case .reading: _ = vs_wait_readable(buffers.reader.descriptor, 1000)
+    case .gone: end(0, violation: nil)
+    case .finished: letGo(member, violation: expelled?.violation)
     }
-    link.destroy()
   }
 
   /// Everything is restored: unregisters it all and sends the agent away.
   private func letGo(_ member: Member, violation: StaticString?) {
     guard let index = members.firstIndex(of: member) else { return }
+    if index == 0 { expelled?.link.publish(held: 0) }
+    member.pointee.poisonDoubtful()
     while member.pointee.registered.count > 0 { unregister(member.pointee.registered[0], member) }
     member.pointee.wakeAll()
     member.pointee.link?.dismissAgent()
-    end(index, violation: violation)
+    if index == 0 { expelled?.link.release() }
+    end(index, violation: violation, isDetached: true)
   }
 
   // MARK: - Coming and going
 
   /// From the event itself, before anything else is served.
   func childForked(of parent: inout TargetState, _ uffd: Userfault) {
+    defer { descriptors.refill() }
     guard let (id, token) = family.identifiersForChild(in: target.group) else {
       // More address spaces than descriptors can name: the child must not read zeros.
       abandonChild(uffd, of: parent)
@@ -781,15 +1013,72 @@ final class Pager: @unchecked Sendable {
     family.childAppeared(token: token, servedBy: self)
   }
 
-  /// A child that cannot be served: what it inherited raises SIGBUS.
+  /// A child that cannot be served: what it inherited raises SIGBUS. Where that cannot be had its memory stays with this process, where nobody
+  /// serves it: it waits, and never reads zeros.
   private func abandonChild(_ uffd: Userfault, of parent: TargetState) {
     var cursor: UInt64 = 0
     var parent = parent
+    var isPoisoned = true
     while let found = parent.table.next(from: cursor, below: .max) {
-      if PageTableEntry.isSlot(found.entry) { uffd.poison(found.vpn * UInt64(pageSize), length: pageSize) }
       cursor = found.vpn + 1
+      if PageTableEntry.isSlot(found.entry), !poison(found.vpn, of: uffd, parent) { isPoisoned = false }
     }
-    Glibc.close(uffd.descriptor)
+    if isPoisoned { Glibc.close(uffd.descriptor) }
+  }
+
+  /// The child may be changing its address space, or forking, already. false: it does not come to an end.
+  private func poison(_ page: UInt64, of uffd: Userfault, _ parent: TargetState) -> Bool {
+    for _ in 0..<1000 {
+      switch uffd.poison(page * UInt64(pageSize), length: pageSize) {
+      case .filled, .exists, .unmapped, .gone: return true
+      case .changing, .failed: break
+      }
+      withUnsafeTemporaryAllocation(of: uffd_msg.self, capacity: 16) { messages in
+        for index in 0..<max(0, uffd.read(into: messages.baseAddress!, capacity: 16)) {
+          if case .fork(let descriptor) = Userfault.decode(messages[index]) {
+            abandonChild(Userfault(descriptor: descriptor), of: parent)
+          }
+        }
+      }
+      sched_yield()
+    }
+    return false
+  }
+
+  /// Which processes children are that have been there for a while. Their numbers are in the family page, where the target can write
+  /// anything; so the context is asked: a token that was put into a child's own memory by its userfaultfd is in no other process.
+  private func identifyChildren() {
+    guard members.count > (hasTarget ? 1 : 0) else { return }
+    let now = vs_monotonic_ns()
+    for index in (hasTarget ? 1 : 0)..<members.count where members[index].pointee.isToBeIdentified(now) {
+      guard members[index].pointee.placeToken(buffers), let processID = process(of: members[index]) else { continue }
+      let statm = open("/proc/\(processID)/statm", O_RDONLY | O_CLOEXEC)
+      guard statm >= 0 else { continue }
+      members[index].pointee.processID = processID
+      family.childIdentified(
+        YoungProcess(token: members[index].pointee.token, processID: processID, statm: statm), of: self)
+    }
+  }
+
+  private func process(of child: Member) -> Int32? {
+    let page = target.familyPage
+    let next = Int(vswap_load(vswap_family_next(page)))
+    // The latest ones first.
+    for place in (max(0, next - 64)..<next).reversed() {
+      let processID = Int32(bitPattern: vswap_family_child(page, UInt32(place % 64)))
+      if isProcess(processID, of: child) { return processID }
+    }
+    // It was made without fork handlers, or has another number where it is.
+    for parent in members where parent.pointee.processID > 0 {
+      if let found = ChildProcesses.of(parent.pointee.processID).first(where: { isProcess($0, of: child) }) { return found }
+    }
+    return nil
+  }
+
+  private func isProcess(_ processID: Int32, of child: Member) -> Bool {
+    guard processID > 0, !members.contains(where: { $0.pointee.processID == processID }) else { return false }
+    var token: UInt64 = 0
+    return vs_peek(processID, child.pointee.identityPage * UInt64(pageSize), &token) == 0 && token == child.pointee.token
   }
 
   private func indexOfChild(_ token: UInt64) -> Int? {
@@ -803,6 +1092,12 @@ final class Pager: @unchecked Sendable {
     buffers.reader.abandon(token) { member.pointee.keep($0) }
     family.childDisappeared(token: token, freeing: nil, of: self)
     return HandOver(member: member)
+  }
+
+  /// Nobody took it in time.
+  private func takeBack(_ given: HandOver) {
+    members.append(given.member)
+    family.childCameBack(token: given.member.pointee.token, to: self)
   }
 
   /// The program has ended, or executes something else. The address space lives until the agent leaves it.
@@ -841,26 +1136,26 @@ final class Pager: @unchecked Sendable {
     _ = poll(&none, 1, 1)
   }
 
-  private func end(_ index: Int, violation: StaticString?) {
+  private func end(_ index: Int, violation: StaticString?, isDetached: Bool = false) {
     let member = members.remove(at: index)
     let wasTarget = hasTarget && index == 0
-    if let link = member.pointee.link {
-      budget.release(link.outstandingPages)
-      unwatch(link)
-    }
+    if let link = member.pointee.link { unwatch(link) }
     let token = member.pointee.token
     let id = member.pointee.id
     let counters = member.pointee.counters
     member.pointee.destroy(layer: layer)
     member.deinitialize(count: 1)
     member.deallocate()
+    descriptors.refill()
     if wasTarget {
       hasTarget = false
+      expelled?.link.destroy()
+      expelled = nil
       if let request = evictRequest {
         request.promise.fulfil(EvictResult(pages: counters.evictions - request.before))
         evictRequest = nil
       }
-      family.targetEnded(target, becauseOf: violation.map { "\($0)" })
+      family.targetEnded(target, becauseOf: violation.map { "\($0)" }, isDetached: isDetached)
     } else {
       counters.destroy()
       family.childDisappeared(token: token, freeing: id, of: self)

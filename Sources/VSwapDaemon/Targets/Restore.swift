@@ -89,6 +89,15 @@ extension TargetState {
     leaveSlot(page, table.entry(page), chances: 1, buffers.layer)
   }
 
+  /// What may be lost is not to be read as zeros when nobody answers for it any more.
+  func poisonDoubtful() {
+    for index in 0..<doubtful.count {
+      for page in doubtful[index].start..<doubtful[index].end {
+        if case .filled = uffd.poison(page * UInt64(pageSize), length: pageSize) { counters.poisonedPage() }
+      }
+    }
+  }
+
   /// Wakes everyone who may wait in registered memory, and parks nobody any more.
   mutating func wakeAll() {
     for index in 0..<registered.count {

@@ -15,6 +15,8 @@ struct TargetCounters: @unchecked Sendable {
     let unregisteredGrowth = Atomic<Bool>(false)
     let poisoned = Atomic<Int>(0)
     let registrations = Atomic<Int>(0)
+    let askedSince = Atomic<UInt64>(0)
+    let chunks = Atomic<Int>(0)
   }
 
   private let fields: UnsafeMutablePointer<Fields>
@@ -81,9 +83,21 @@ struct TargetCounters: @unchecked Sendable {
     nonmutating set { fields.pointee.sweptInVain.store(newValue, ordering: .relaxed) }
   }
 
+  /// Monotonic nanoseconds when the oldest command was given that the agent has not ended; 0: it has none.
+  var askedSince: UInt64 {
+    get { fields.pointee.askedSince.load(ordering: .relaxed) }
+    nonmutating set { fields.pointee.askedSince.store(newValue, ordering: .relaxed) }
+  }
+
   /// Mappings that were registered: each is memory that appeared without the pager.
   var registrations: Int { fields.pointee.registrations.load(ordering: .relaxed) }
   func registeredMapping() { fields.pointee.registrations.wrappingAdd(1, ordering: .relaxed) }
+
+  /// Chunks of the page tables of the target and of its young children.
+  var chunks: Int {
+    get { fields.pointee.chunks.load(ordering: .relaxed) }
+    nonmutating set { fields.pointee.chunks.store(newValue, ordering: .relaxed) }
+  }
 
   /// The keeper saw memory grow that the pager did not map: mappings that are not registered.
   var unregisteredGrowth: Bool {

@@ -54,7 +54,8 @@ struct Unpackers: @unchecked Sendable {
   func start() throws(KernelError) {
     guard workers > 1 else { return }
     for number in 0..<workers {
-      try Thread.start("vswap-ahead-\(number)") { [self] in run(number) }
+      let codec = try Codec.create()
+      try Thread.start("vswap-ahead-\(number)") { [self] in run(number, codec) }
     }
   }
 
@@ -78,12 +79,11 @@ struct Unpackers: @unchecked Sendable {
     return hasRoom
   }
 
-  private func run(_ number: Int) {
+  private func run(_ number: Int, _ codec: Codec) {
     // Where it is not allowed the worker runs wherever it likes.
     _ = vs_set_cpu_share(Int32(number), Int32(workers))
     // What is not ready in time the pager does itself, while the program waits.
     _ = vs_favour_thread(0)
-    let codec = Codec.create()
     let batch = PageBatch()
     while true {
       guard vs_semaphore_take(queues[number].bell) == 0, let work = next(queues[number]) else { continue }

@@ -87,3 +87,92 @@ case_limit_stopped() {
   end_program
   stop_daemon
 }
+
+# Address spaces that take long to go through, and memory that a call fills at one stroke.
+seconds_limit_layouts=400
+case_limit_layouts() {
+  holds $((16 * MIB)) "$PROGRAMS/layouts" many 20000
+  holds $((16 * MIB)) "$PROGRAMS/layouts" sparse 4
+  holds $((16 * MIB)) "$PROGRAMS/layouts" populate 192
+  holds $((16 * MIB)) "$PROGRAMS/layouts" stacks 96
+  require_swapping
+}
+
+# Programs that are stopped, their agents as well, do not keep the frames of the swap cache from the others.
+case_limit_beside_stopped() {
+  [[ -z $NATIVE ]] || skip "it is about limits"
+  local i fd fds=() pids=() all=() pid over status=0
+  start_daemon
+  for ((i = 0; i < 14; i++)); do
+    mkfifo "to.$i"
+    ctl run -- "$PROGRAMS/swapfill" --size 12 --seed "$((SEED + i))" <"to.$i" >"from.$i" &
+    exec {fd}>"to.$i"
+    fds+=("$fd")
+    wait_until 20 grep -q ready "from.$i" || fail "program $i does not start"
+    pids+=("$(sed -n 's/^ready //p' "from.$i")")
+  done
+  for pid in $(processes_marked "$VSWAP_E2E_CASE"); do
+    case $(cat "/proc/$pid/comm" 2>/dev/null || true) in swapfill | vswap-agent) all+=("$pid") ;; esac
+  done
+  kill -STOP "${all[@]}"
+  for ((i = 0; i < 14; i++)); do ctl limit "swapfill-${pids[i]}" 4M; done
+  "$PROGRAMS/sampler" --self --limit $((24 * MIB)) --output beside.json -- env "VSWAP_SOCKET=$RUNTIME/attach.sock" VSWAP_LIMIT=24M \
+    VSWAP_REQUIRED=1 "LD_PRELOAD=$BIN/libvswap.so" "$PROGRAMS/fill" --size 384 --touch --verify --seed "$SEED" || status=$?
+  kill -CONT "${all[@]}"
+  cat beside.json
+  ((status == 0)) || fail "the program beside them ended with status $status"
+  remark "most=$(query '"%.1fM" % (s["max_bytes"] / 2**20)' <beside.json)/24M"
+  over=$(query 's["over_allowed_samples"]' <beside.json)
+  ((over == 0)) || fail "$over of $(query 's["samples"]' <beside.json) samples are over the allowance"
+  for ((i = 0; i < 14; i++)); do
+    fd=${fds[i]}
+    printf 'verify\n' >&"$fd"
+    wait_until 60 grep -q right "from.$i" || fail "program $i says $(tail -n 1 "from.$i")"
+    exec {fd}>&-
+  done
+  wait_until 20 status_is "len(s['groups'])" 0 || fail "groups are left: $(status "s['groups']")"
+  stop_daemon
+}
+
+# What was set for a group, and what it has done, lasts as long as the group: a program that executes another one, as start scripts do, stays in it.
+case_limit_lasts_over_exec() {
+  [[ -z $NATIVE ]] || skip "it is about vswapd"
+  local runner fd group
+  start_daemon
+  mkfifo go
+  # shellcheck disable=SC2016
+  ctl run --limit 256M --stats -- sh -c 'read -r word && exec "$@"' sh \
+    "$PROGRAMS/fill" --size 96 --verify --seed "$SEED" <go 2>exec.err &
+  runner=$!
+  exec {fd}>go
+  wait_until 20 status_is "[len(g['targets']) for g in s['groups']]" "[1]" || fail "the shell is no target"
+  group=$(status "s['groups'][0]['id']")
+  ctl limit "$group" 24M
+  echo go >&"$fd"
+  exec {fd}>&-
+  wait "$runner" || fail "the program ended with status $?: $(<exec.err)"
+  cat exec.err
+  count_stats exec.err
+  grep -q 'limit 24.0 MiB' exec.err || fail "the limit is another one: $(<exec.err)"
+  require_swapping
+  status_is "[(g['id'], g['totals']['targets']) for g in s['ended_groups']]" "[('$group', 2)]" ||
+    fail "not one group: $(status "s['ended_groups']")"
+  stop_daemon
+}
+
+# What cannot be held is told: here a program without the preload library, in the place of one that had it.
+case_limit_tells_who_is_not_held() {
+  [[ -z $NATIVE ]] || skip "it is about vswapd"
+  local pid
+  start_daemon
+  # shellcheck disable=SC2016
+  ctl run --limit 64M -- sh -c 'echo $$ >pid; exec env -i "$@"' sh "$PROGRAMS/fill" --size 8 --hold-ms 100000 >/dev/null &
+  wait_until 20 test -s pid || fail "the shell does not start"
+  pid=$(<pid)
+  wait_until 20 status_is "[(g['resident_bytes'], g['targets'], g['not_held']) for g in s['groups']]" \
+    "[(0, [], [{'name': 'env', 'pid': $pid, 'reason': 'executed'}])]" || fail "status: $(status "s['groups']")"
+  [[ $(ctl status) == *"$pid"*"executed a program that did not attach"* ]] || fail "status for people: $(ctl status)"
+  kill -TERM "$pid"
+  wait_until 20 status_is "len(s['groups'])" 0 || fail "the group is still there: $(status "s['groups']")"
+  stop_daemon
+}

@@ -2,20 +2,11 @@
 # shellcheck disable=SC2034  # settings for Tests/EndToEnd/run
 # Habits of real programs, one small program each (habit_*.c): they print and end as without vswapd, while all that they have is evicted all the time.
 
-# What differs: the README's limits, and what the library's thread in the program's thread group brings about.
+# What differs from a run without vswapd.
 declare -A differs=(
-  [ends]='main_leaves_alone main_leaves_before_worker last_thread_leaves_by_exit_call only_thread_leaves_by_exit_call
-    main_leaves_in_child main_leaves_in_old_child filter_kills_child filter_kills_old_child filter_kills_itself'
-  [waits]='task_count'
-  [filters]='fork_without_sockets fork_with_killing_calls fork_with_trapping_calls exec_under_trapping_filter
-    exec_under_killing_filter no_calls_of_others all_threads_sealed strict_mode'
-  [identity]='takes_capabilities_then_changes_user leaves_user_namespace leaves_all_namespaces nobody_becomes_root_of_namespace
-    enters_namespaces enters_other_mounts keyring_to_parent'
-  [advice]='guard_pages guard_pages_keep_what_is_beside wiped_on_fork'
-  [mappings]='locks_all_current locks_all_current_for_ever locks_all sparse_reservation many_mappings'
-  [readers]='walks_all_memory writes_all_memory writes_all_memory_to_a_file reads_child writes_by_memory_file'
-  [userfault]='serves_used_memory registers_part_of_used_memory protects_used_memory raises_signals forks_with_its_own from_the_device'
-  [tools]='unshare_user unshare_all nsenter_mount setpriv_user valgrind'
+  [waits]='subreaper first_of_a_namespace'
+  [filters]='no_calls_of_others'
+  [tools]='valgrind'
 )
 
 compare_habits() { "$PYTHON" "$SUPPORT/habits.py" "$RUNTIME" "$@" >>compared || true; }
@@ -36,6 +27,7 @@ same_habits() {
   require_sameness
 }
 
+seconds_habits_ends=240 seconds_habits_waits=240 seconds_habits_identity=240 seconds_habits_advice=240 seconds_habits_mappings=300 seconds_habits_forks=240
 case_habits_ends() { same_habits ends; }
 case_habits_waits() { same_habits waits; }
 case_habits_filters() { same_habits filters; }

@@ -79,3 +79,125 @@ case_unreported_moves() {
   end_program
   stop_daemon
 }
+
+# --- peers that take their time ---
+
+threads_of_daemon() { find "/proc/$DAEMON/task" -mindepth 1 -maxdepth 1 | wc -l; }
+has_few_threads() { (($(threads_of_daemon) <= $1)); }
+
+# Thousands of connections that say nothing neither take the daemon's threads and descriptors nor keep another user's program waiting.
+seconds_silent_handshakes=60
+needs_silent_handshakes="python3"
+case_silent_handshakes() {
+  [[ -z $NATIVE ]] || skip "it needs vswapd"
+  ((EUID == 0)) || skip "only root can become somebody else"
+  local threads peer
+  start_daemon
+  chmod 711 "$CASE_DIR"
+  threads=$(threads_of_daemon)
+  "$PYTHON" "$SUPPORT/slow_peer.py" crowd "$RUNTIME/attach.sock" 65534 1000 >ready &
+  peer=$!
+  wait_until 20 grep -q ready ready || fail "the connections are not there"
+  say "threads: $threads, with the crowd $(threads_of_daemon)"
+  has_few_threads $((threads + 64)) || fail "$(threads_of_daemon) threads instead of $threads"
+  ctl run --limit 16M -- "$PROGRAMS/fill" --size 32 --verify --seed "$SEED" || fail "root's program ended with status $?"
+  kill "$peer"
+  wait "$peer" 2>/dev/null || true
+  wait_until 20 has_few_threads "$threads" || fail "threads are left: $(threads_of_daemon) instead of $threads"
+  stop_daemon
+}
+
+# All messages of a handshake have one deadline: one that comes just in time each time is too late in the end.
+seconds_slow_handshake=60
+needs_slow_handshake="python3"
+case_slow_handshake() {
+  [[ -z $NATIVE ]] || skip "it needs vswapd"
+  local version
+  version=$(sed -n 's/^#define VSWAP_VERSION \([0-9]*\).*/\1/p' "$SUPPORT/../../../Sources/CVSwapWire/include/vswap_wire.h")
+  start_daemon
+  "$PYTHON" "$SUPPORT/slow_peer.py" trickle "$RUNTIME/attach.sock" "$version" >answers || fail "the peer ended with status $?"
+  say "$(<answers)"
+  grep -q '^then.*none in time' answers || fail "the handshake went on: $(<answers)"
+  stop_daemon
+}
+
+# Commands that wait for a stopped program, idle clients and such that neither write nor read: the status is there all the same.
+seconds_slow_control=120
+needs_slow_control="python3"
+case_slow_control() {
+  [[ -z $NATIVE ]] || skip "it needs vswapd"
+  start_daemon
+  start_program 16M "$PROGRAMS/swapfill" --size 48 --seed "$SEED"
+  ctl limit "$GROUP" none
+  kill -STOP "$PID"
+  "$PYTHON" "$SUPPORT/slow_control.py" "$RUNTIME/control.sock" "$PID" >slowest || fail "the status was not there"
+  remark "slowest-ms=$(<slowest)"
+  kill -CONT "$PID"
+  end_program
+  stop_daemon
+}
+
+# accept(2) fails for a while: what comes later is served.
+seconds_accept_errors=60
+needs_accept_errors="strace"
+case_accept_errors() {
+  [[ -z $NATIVE ]] || skip "it needs vswapd"
+  local error
+  start_daemon
+  for error in ENOBUFS EPROTO EPERM; do
+    strace -f -qq -o trace -e trace=accept4 -e "inject=accept4:error=$error:when=1..3" -p "$DAEMON" &
+    local tracer=$!
+    wait_until 20 grep -q "^TracerPid:[[:space:]]*$tracer" "/proc/$DAEMON/status" || skip "strace cannot trace the daemon"
+    VSWAP_SOCKET=$RUNTIME/attach.sock VSWAP_REQUIRED=1 LD_PRELOAD=$BIN/libvswap.so "$PROGRAMS/fill" --size 8 || fail "after $error: status $?"
+    kill "$tracer"
+    wait "$tracer" 2>/dev/null || true
+    grep -q "$error.*INJECTED" trace || fail "$error was not met: $(<trace)"
+  done
+  stop_daemon
+}
+
+# A daemon that accepts nobody: the library waits for a while, and the program runs without.
+seconds_full_backlog=120
+needs_full_backlog="python3"
+case_full_backlog() {
+  [[ -z $NATIVE ]] || skip "it needs libvswap.so"
+  local path=$CASE_DIR/attach.sock
+  "$PYTHON" -c '
+import signal, socket, sys
+listener = socket.socket(socket.AF_UNIX, socket.SOCK_SEQPACKET)
+listener.bind(sys.argv[1])
+listener.listen(0)
+peer = socket.socket(socket.AF_UNIX, socket.SOCK_SEQPACKET)
+peer.connect(sys.argv[1])
+print("full", flush=True)
+signal.pause()' "$path" >full &
+  local peer=$!
+  wait_until 20 grep -q full full || fail "the peer does not listen"
+  LD_PRELOAD=$BIN/libvswap.so VSWAP_SOCKET=$path "$PROGRAMS/fill" --size 8 --verify --seed "$SEED" || fail "the program ended with status $?"
+  kill "$peer"
+  wait "$peer" 2>/dev/null || true
+}
+
+# --- what an agent gets ---
+
+# Nice values of the agents of this case's programs.
+agents_nice() {
+  local pid
+  for pid in $(processes_marked "$VSWAP_E2E_CASE"); do
+    if grep -qsx vswap-agent "/proc/$pid/comm"; then cut -d ' ' -f 19 "/proc/$pid/stat"; fi
+  done
+}
+all_are_ordinary() { [[ $(agents_nice | sort -u) == 0 ]]; }
+
+# The agent has its share of the CPU while it evicts, and not a moment longer.
+seconds_agent_nice=60
+case_agent_nice() {
+  [[ -z $NATIVE ]] || skip "it needs vswapd"
+  start_daemon
+  start_program 16M "$PROGRAMS/swapfill" --size 48 --seed "$SEED"
+  ask_right verify
+  remark "nice=$(agents_nice)"
+  wait_until 20 all_are_ordinary || fail "the agent of a program that rests is still favoured: $(agents_nice)"
+  end_program
+  stop_daemon
+}

@@ -287,7 +287,7 @@ seconds_swap_off_cancelled=900
 case_swap_off_cancelled() {
   require_disk
   RANDOM=$((SEED % 32768))
-  local tries longest early=0 late=0
+  local tries longest early=0 late=0 told=0
   start_daemon --pool-limit 4M --swap "$CASE_DIR/a:256M"
   start_churn
   squeeze
@@ -302,6 +302,12 @@ case_swap_off_cancelled() {
     make_room
     interrupt_swapoff $longest
     wait_until 20 is_decided "$CASE_DIR/a" || fail "neither active nor gone after $STATE: $(status "s['areas']")"
+    if [[ $(<interrupted.err) == *cancelled* ]]; then
+      # What vswapctl says of it is true.
+      [[ $DECIDED == active && $(<interrupted.err) == *"stays active" || $DECIDED == gone && $(<interrupted.err) == *"had just been retired" ]] ||
+        fail "$CASE_DIR/a is $DECIDED after: $(<interrupted.err)"
+      told=$((told + 1))
+    fi
     if [[ $DECIDED == active ]]; then
       # There is room for everything.
       [[ $STATE == none ]] || fail "said to be $STATE, but active: $(<interrupted) $(status "s['areas']")"
@@ -315,7 +321,8 @@ case_swap_off_cancelled() {
       ctl swapon "$CASE_DIR/a" --size 256M
     fi
   done
-  remark "cancelled=$early off=$late"
+  remark "cancelled=$early off=$late told=$told"
+  ((told > 0)) || fail "vswapctl never said what became of it"
   ((early == 50)) || fail "only $early of $tries were interrupted in time"
   ask figures
   squeeze
@@ -481,9 +488,46 @@ case_swap_loop() {
   stop_daemon
 }
 
-# --- a file system that cannot do direct I/O: ext4 that journals its data ---
+# --- a file system that others fill: an area keeps the blocks that it has, or is tried again ---
 
 unmount_image() { ! mountpoint -q "$CASE_DIR/mounted" || umount "$CASE_DIR/mounted"; }
+allocated() { stat -c '%b * %B' "$1"; }
+fill_mounted() { ! dd if=/dev/zero of=mounted/filler bs=64K status=none 2>dd.err || fail "the file system is not full"; }
+
+# An area of 64 MiB on a file system of 128, which was in use and is empty.
+start_small() {
+  require_disk
+  ((EUID == 0)) || skip "only root can mount"
+  truncate -s 128M image
+  mkfs.ext4 -q image
+  mkdir mounted
+  mount -o loop image mounted 2>mount.err || skip "this cannot be mounted here: $(<mount.err)"
+  AT_END=(unmount_image)
+  start_daemon --pool-limit 4M
+  ctl swapon "$CASE_DIR/mounted/a" --size 64M
+  start_program 256M "$PROGRAMS/swapfill" --size 48 --seed "$SEED"
+  evict_to_areas 4000
+  end_program
+  wait_until 20 areas_empty || fail "something is left in the area: $(status "s['areas']")"
+}
+
+needs_swap_full_file_system="mkfs.ext4 mount losetup dd"
+case_swap_full_file_system() {
+  start_small
+  fill_mounted
+  (($(allocated mounted/a) >= 64 * MIB)) || fail "the area has not all of its blocks: $(allocated mounted/a)"
+  start_program 256M "$PROGRAMS/swapfill" --size 48 --seed "$SEED"
+  evict_to_areas 4000
+  [[ $(area "$CASE_DIR/mounted/a" state) == active ]] || fail "$(status "s['areas']")"
+  (($(area "$CASE_DIR/mounted/a" write_errors) == 0)) || fail "writes failed: $(status "s['areas']")"
+  ask_right verify
+  end_program
+  off "$CASE_DIR/mounted/a"
+  stop_daemon
+  umount mounted
+}
+
+# --- a file system that cannot do direct I/O: ext4 that journals its data ---
 
 needs_swap_indirect="mkfs.ext4 mount losetup"
 case_swap_indirect() {

@@ -20,7 +20,7 @@ import sys
 import threading
 
 LIMIT = 16 << 20
-SECONDS = 40 * int(os.environ.get("VSWAP_SLOWNESS", "1"))
+SECONDS = 100 * int(os.environ.get("VSWAP_SLOWNESS", "1"))
 AT_A_TIME = 4
 MARK = "VSWAP_HABIT"
 binaries = os.environ["VSWAP_BIN"]
@@ -171,7 +171,7 @@ def main():
         for name, want, got, errors in pool.map(compare, names):
             if got != want:
                 bad += 1
-                print(f"{name}: {difference(want, got)}{', says: ' + errors.strip()[-300:] if errors.strip() else ''}", flush=True)
+                print(f"{name}: {difference(want, got)}{', says: ' + ' '.join(errors.split())[-300:] if errors.strip() else ''}", flush=True)
             elif want[0] == 77:
                 print(f"# {name} {want[1].strip()}", flush=True)
             elif want[0] == "hangs":

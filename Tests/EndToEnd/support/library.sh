@@ -5,8 +5,18 @@
 # shellcheck source=SCRIPTDIR/processes.sh
 source "$(dirname "${BASH_SOURCE[0]}")/processes.sh"
 
-BIN=$VSWAP_BIN
-PROGRAMS=$VSWAP_PROGRAMS
+# A path as LD_PRELOAD can name it, and as words of a command line.
+plain_path() {
+  if [[ $2 =~ ^[A-Za-z0-9/._+-]*$ ]]; then
+    echo "$2"
+  else
+    ln -sfn "$2" "$CASE_DIR/.$1"
+    echo "$CASE_DIR/.$1"
+  fi
+}
+BIN=$(plain_path bin "$VSWAP_BIN")
+PROGRAMS=$(plain_path programs "$VSWAP_PROGRAMS")
+VSWAP_BIN=$BIN VSWAP_PROGRAMS=$PROGRAMS
 SUPPORT=$(cd "$(dirname "${BASH_SOURCE[0]}")" && pwd)
 SEED=$VSWAP_SEED
 NATIVE=$VSWAP_NATIVE

@@ -110,7 +110,7 @@ private final class AreaModel: @unchecked Sendable {
   private let page = TestPage()
   private let scratch = TestPage()
   private let buffer = UnsafeMutableRawPointer.allocate(byteCount: 3 * pageSize, alignment: pageSize)
-  private let codec = Codec.create()
+  private let codec = try! Codec.create()
 
   /// Over `pages`, `events` and `complaint`: the sink is called by swapoff's workers.
   private let lock = Lock.create()
@@ -550,7 +550,7 @@ extension AreaModel: PageSink {
   func filesChanged() {}
   func dropCopies() {}
 
-  func deliver(_ batch: PageBatch) {
+  func deliver(_ batch: PageBatch) -> Bool {
     lock.lock()
     defer { lock.unlock() }
     for index in batch.items.indices {
@@ -573,13 +573,14 @@ extension AreaModel: PageSink {
       layer.release(item.slot)
       batch.items[index].isTaken = true
     }
+    return true
   }
-  func deliverToAll(_ batch: PageBatch) {
+  func deliverToAll(_ batch: PageBatch) -> Bool {
     lock.lock()
     defer { lock.unlock() }
     let slot = batch.items[0].slot
     if !batch.isShared || batch.items.count != 1 { complaint = "no batch for all" }
-    guard sinkMood != 2, let page = pages[slot], layer.table.isStill(slot, batch.items[0].word) else { return }
+    guard sinkMood != 2, let page = pages[slot], layer.table.isStill(slot, batch.items[0].word) else { return true }
     memcpy(sinkPage.bytes, batch.content, pageSize)
     if page.isLost {
       complaint = "slot \(slot) was lost, and went to all"
@@ -591,5 +592,6 @@ extension AreaModel: PageSink {
     for _ in 0..<count { layer.release(slot) }
     if count == page.references { pages[slot] = nil } else { pages[slot]!.references -= count }
     events.toAll += 1
+    return true
   }
 }

@@ -64,7 +64,7 @@ private final class CleaningBench {
   private var work: Writeback.Work
   private let page = TestPage()
   private let scratch = TestPage()
-  private let codec = Codec.create()
+  private let codec = try! Codec.create()
   private let buffer = UnsafeMutableRawPointer.allocate(byteCount: AreaPlace.segmentBytes, alignment: pageSize)
   private var slots: Set<SlotNumber> = []
 

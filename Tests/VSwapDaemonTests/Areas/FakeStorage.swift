@@ -1,4 +1,5 @@
 import Glibc
+import Synchronization
 
 @testable import VSwapDaemon
 
@@ -32,6 +33,8 @@ final class FakeDisk: @unchecked Sendable {
   private var segments: [Place: Segment] = [:]
   private var rates: FaultRates
   private var writesDone = 0
+  /// Whether writes find no room.
+  let isFull = Atomic<Bool>(false)
 
   init(seed: UInt64, rates: FaultRates = FaultRates()) {
     random = SeededRandom(seed: seed)
@@ -211,7 +214,7 @@ final class FakeStorage: SegmentStorage, @unchecked Sendable {
     if !isWrite { memset(self.buffer(buffer), 0xA5, AreaPlace.segmentBytes) }
   }
 
-  func completed(wait: Bool) -> (buffer: Int, isComplete: Bool)? {
+  func completed(wait: Bool) -> (buffer: Int, outcome: SegmentOutcome)? {
     for index in underWay.indices { underWay[index].looks -= 1 }
     let ready = underWay.indices.filter { underWay[$0].looks <= 0 || wait }
     guard let chosen = ready.randomElement(using: &random) else { return nil }
@@ -219,17 +222,20 @@ final class FakeStorage: SegmentStorage, @unchecked Sendable {
     return (operation.buffer, finish(operation))
   }
 
-  private func finish(_ operation: Operation) -> Bool {
+  private func finish(_ operation: Operation) -> SegmentOutcome {
     let buffer = buffer(operation.buffer)
     guard operation.isWrite else {
-      return disk.read(
+      let isComplete = disk.read(
         area: operation.area, offset: Int(operation.segment) * AreaPlace.segmentBytes, length: AreaPlace.segmentBytes,
         into: buffer)
+      return isComplete ? .complete : .failed
     }
+    if disk.isFull.load(ordering: .relaxed) { return .noRoom }
     let half = AreaPlace.segmentBytes / 2
-    return disk.write(
+    let isComplete = disk.write(
       area: operation.area, segment: operation.segment,
       operation.early + UnsafeRawBufferPointer(start: buffer + half, count: half))
+    return isComplete ? .complete : .failed
   }
 
   func readPieces(area: Int, segment: UInt32, buffer: Int) {

@@ -95,8 +95,8 @@ private final class NoTargets: PageSink, @unchecked Sendable {
   var whenFilesChange: () -> Void = {}
   func room(target: UInt32) -> Int { 0 }
   func totalRoom() -> Int { 0 }
-  func deliver(_ batch: PageBatch) {}
-  func deliverToAll(_ batch: PageBatch) {}
+  func deliver(_ batch: PageBatch) -> Bool { true }
+  func deliverToAll(_ batch: PageBatch) -> Bool { true }
   func dropCopies() {}
   func filesChanged() { whenFilesChange() }
 }

@@ -47,6 +47,52 @@ import Testing
     #expect(bench.layer.areas.isVacant(area))
   }
 
+  /// Of what a cancelled one has read, each worker moves what it has begun with, and no more.
+  @Test func cancellingReachesTheWorkers() throws {
+    let bench = try SwapoffBench()
+    defer { bench.destroy() }
+    let area = try bench.add()
+    let slots = try bench.fillPool(pages: 1000)
+    let storage = FakeStorage(disk: bench.disk, depth: 2, seed: 1)
+    let writer = SegmentWriter(layer: bench.layer, storage: storage, buffers: 0..<2)
+    for slot in slots { try bench.append(slot, to: writer) }
+    writer.drain()
+    bench.layer.areas.setRotation(area, .draining)
+    bench.room = 1000
+    bench.isSlow = true
+    let isEmpty = try bench.swapoff(area).run(workers: 2) { _ in
+      // One of them is at it: it gets its answer once nobody wants more.
+      if !bench.isDelivering { return true }
+      bench.release()
+      return false
+    }
+    #expect(!isEmpty && bench.deliveries <= 2)
+    bench.room = 0
+    #expect(try bench.swapoff(area).run(workers: 2) { _ in true })
+    for slot in slots { #expect(bench.reads(slot)) }
+  }
+
+  /// A target that does not answer keeps its batch, and its pages go to the pool as they are.
+  @Test func pagesOfATargetThatDoesNotAnswerGoToThePool() throws {
+    let bench = try SwapoffBench()
+    defer { bench.destroy() }
+    let area = try bench.add()
+    let slots = try bench.fillPool(pages: 300)
+    let storage = FakeStorage(disk: bench.disk, depth: 2, seed: 1)
+    let writer = SegmentWriter(layer: bench.layer, storage: storage, buffers: 0..<2)
+    for slot in slots { try bench.append(slot, to: writer) }
+    writer.drain()
+    bench.layer.areas.setRotation(area, .draining)
+    bench.room = 1000
+    bench.isSilent = true
+    let swapoff = try bench.swapoff(area)
+    #expect(try swapoff.run(workers: 2) { _ in true })
+    #expect(swapoff.tally.toPool == 300 && swapoff.tally.toTarget == 0)
+    // Nobody writes into what the target may still look at.
+    #expect(bench.kept.count >= 5 && bench.keptIsAsGiven)
+    for slot in slots { #expect(bench.reads(slot)) }
+  }
+
   /// A write to the other area fails on the way: nothing is lost, and it comes to an end.
   @Test func aFailedWriteLeavesThePagesWhereTheyAre() throws {
     let bench = try SwapoffBench()
@@ -75,12 +121,22 @@ import Testing
 }
 
 /// A slot layer whose pages are functions of their slots' numbers.
-private final class SwapoffBench: PageSink, @unchecked Sendable {
+final class SwapoffBench: PageSink, @unchecked Sendable {
   let layer: SlotLayer
   let disk = FakeDisk(seed: 1)
+  /// Pages that each target takes.
+  var room = 0
+  /// Its targets have not answered, and keep what they were given.
+  var isSilent = false
+  /// They take their time: until `release`.
+  var isSlow = false
+  private let answers = Promise<Bool>()
+  private let lock = Lock.create()
+  private(set) var deliveries = 0
+  private(set) var kept: [(batch: PageBatch, sum: UInt64)] = []
   private let page = TestPage()
   private let scratch = TestPage()
-  private let codec = Codec.create()
+  private let codec = try! Codec.create()
   private let buffer = UnsafeMutableRawPointer.allocate(byteCount: AreaPlace.segmentBytes, alignment: pageSize)
 
   init() throws {
@@ -89,6 +145,7 @@ private final class SwapoffBench: PageSink, @unchecked Sendable {
 
   func destroy() {
     layer.destroy()
+    lock.destroy()
     page.destroy()
     scratch.destroy()
     codec.destroy()
@@ -137,10 +194,32 @@ private final class SwapoffBench: PageSink, @unchecked Sendable {
     return page.holds(key: UInt64(slot) << 4 | 2, scratch: scratch)
   }
 
-  func room(target: UInt32) -> Int { 0 }
+  var isDelivering: Bool {
+    lock.lock()
+    defer { lock.unlock() }
+    return deliveries > 0
+  }
+
+  func release() { answers.fulfil(true) }
+
+  var keptIsAsGiven: Bool { kept.allSatisfy { Self.sum($0.batch) == $0.sum } }
+
+  private static func sum(_ batch: PageBatch) -> UInt64 {
+    let words = batch.content.assumingMemoryBound(to: UInt64.self)
+    return (0..<batch.items.count * pageSize / 8).reduce(0) { ($0 &* 31) &+ words[$1] }
+  }
+
+  func room(target: UInt32) -> Int { room }
   func totalRoom() -> Int { 0 }
-  func deliver(_ batch: PageBatch) {}
-  func deliverToAll(_ batch: PageBatch) {}
+  func deliver(_ batch: PageBatch) -> Bool {
+    lock.lock()
+    deliveries += 1
+    if isSilent { kept.append((batch, Self.sum(batch))) }
+    lock.unlock()
+    if isSlow { _ = answers.wait() }
+    return !isSilent
+  }
+  func deliverToAll(_ batch: PageBatch) -> Bool { true }
   func filesChanged() {}
   func dropCopies() {}
 }

@@ -194,15 +194,16 @@ struct CommandLineTests {
 
   @Test("Ctrl-C cancels a swapoff")
   func swapoffInterrupted() throws {
-    let line = FakeControlPlane.progress("/a", percent: 1)
+    let path = FakeControlPlane.area.path
+    let line = FakeControlPlane.progress(path, percent: 1)
     let served = try ServedPlane(
       FakeControlPlane(swapoffLines: Array(repeating: line, count: 10_000), lineMicroseconds: 1000))
     let outcome = try BuiltProgram.run(
-      "vswapctl", ["--socket", served.socketPath, "swapoff", "/a"], signal: SIGINT, when: { !served.plane.calls.isEmpty })
+      "vswapctl", ["--socket", served.socketPath, "swapoff", path], signal: SIGINT, when: { !served.plane.calls.isEmpty })
     #expect(outcome.status == 130)
-    #expect(outcome.errors == "vswapctl: cancelled; /a stays active\n")
+    #expect(outcome.errors == "vswapctl: cancelled; \(path) stays active\n")
     let deadline = ContinuousClock.now + .seconds(5)
     while served.plane.calls.count < 2 && ContinuousClock.now < deadline { usleep(10_000) }
-    #expect(served.plane.calls == [.swapoff("/a", false), .cancelled])
+    #expect(served.plane.calls == [.swapoff(path, false), .cancelled])
   }
 }

@@ -30,11 +30,14 @@ struct ControlServerTests {
     #expect(keys(status["zero"]) == ["pages"])
     #expect(
       keys(first(status["areas"])) == [
-        "path", "type", "size_bytes", "used_bytes", "slots", "priority", "state", "direct", "read_errors",
+        "path", "type", "size_bytes", "used_bytes", "slots", "priority", "state", "direct", "discard", "read_errors",
         "write_errors",
       ])
     let group = try #require(first(status["groups"]) as? NSDictionary)
-    let always: Set = ["id", "limit_bytes", "limit_mode", "resident_bytes", "swapped_pages", "state", "targets", "totals"]
+    let always: Set = [
+      "id", "user", "limit_bytes", "limit_mode", "resident_bytes", "swapped_pages", "state", "targets", "not_held",
+      "totals",
+    ]
     #expect(keys(group) == always.union(["dictionary"]))
     #expect(keys(group["dictionary"]) == ["bytes", "saves_percent"])
     #expect(

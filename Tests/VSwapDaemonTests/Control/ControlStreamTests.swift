@@ -110,7 +110,7 @@ struct ControlStreamTests {
   func clientGoneEarly() throws {
     let served = try ServedPlane(FakeControlPlane(isHeld: true, swapoffLines: [.result(off)]))
     let evict = #"{"target":1}"#
-    let others = try (0..<ControlServer.workerCount).map { _ in try served.connection() }
+    let others = try (0..<ControlWorkers.slowThreads).map { _ in try served.connection() }
     for other in others {
       let head = "POST /v1/evict HTTP/1.1\r\nConnection: close\r\nContent-Length: \(evict.utf8.count)\r\n\r\n"
       try other.write(contentsOf: Data((head + evict).utf8))

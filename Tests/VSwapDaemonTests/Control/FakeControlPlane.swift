@@ -12,7 +12,7 @@ final class FakeControlPlane: ControlPlane, @unchecked Sendable {
     case setLimit(String, MemoryLimit)
     case setPoolLimit(Int)
     case detach(Int32)
-    case swapon(String, Int?, Int?)
+    case swapon(String, Int?, Int?, discards: Bool = false)
     case swapoff(String?, Bool)
     /// The report of a swapoff returned false.
     case cancelled
@@ -111,8 +111,8 @@ final class FakeControlPlane: ControlPlane, @unchecked Sendable {
     return RestoreReply(restoredPages: 1, restoredBytes: 4096)
   }
 
-  func swapon(path: String, sizeBytes: Int?, priority: Int?) throws(ControlError) -> AreaStatus {
-    try record(.swapon(path, sizeBytes, priority))
+  func swapon(path: String, sizeBytes: Int?, priority: Int?, discards: Bool) throws(ControlError) -> AreaStatus {
+    try record(.swapon(path, sizeBytes, priority, discards: discards))
     var area = Self.area
     area.path = path
     return area

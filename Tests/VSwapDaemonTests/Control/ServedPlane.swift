@@ -10,11 +10,11 @@ final class ServedPlane {
   let socketPath: String
   private let server: ControlServer
 
-  init(_ plane: FakeControlPlane = FakeControlPlane()) throws {
+  init(_ plane: FakeControlPlane = FakeControlPlane(), times: ControlTimes = ControlTimes()) throws {
     directory = try ScratchDirectory()
     self.plane = plane
     socketPath = "\(directory.path)/control.sock"
-    server = try ControlServer(plane: plane, socketPath: socketPath)
+    server = try ControlServer(plane: plane, socketPath: socketPath, times: times)
     try server.start()
   }
 

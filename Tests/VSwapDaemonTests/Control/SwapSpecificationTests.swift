@@ -17,6 +17,9 @@ struct SwapSpecificationTests {
     let expected = SwapSpecification(path: path, sizeBytes: bytes, priority: priority)
     #expect(try SwapSpecification(parsing: text) == expected)
     #expect(try SwapSpecification(parsing: expected.text) == expected)
+    let discarding = try SwapSpecification(parsing: text + ":discard")
+    #expect(discarding.discards && discarding.path == path && discarding.sizeBytes == bytes && discarding.priority == priority)
+    #expect(try SwapSpecification(parsing: discarding.text) == discarding)
   }
 
   @Test(
@@ -26,7 +29,7 @@ struct SwapSpecificationTests {
       (":2M", "the path is empty"), (":2M:1", "the path is empty"), ("/a:64X", "'64X' is not a size"),
       ("/a:1M", "at least 2M"), ("/a:100", "at least 2M"), ("/a:2M:-2", "'-2' is not a size"),
       ("/a:2M:32768", "from 0 to 32767"), ("/a:2M:", "'' is not a size"), ("/a:2M:x", "'x' is not a size"),
-      ("/a:99999999999G", "more than this machine"),
+      ("/a:99999999999G", "more than this machine"), ("/a:discard", "'discard' is not a size"),
     ])
   func refuses(text: String, reason: String) {
     let error = #expect(throws: SwapSyntaxError.self) { try SwapSpecification(parsing: text) }
@@ -52,6 +55,7 @@ struct SwapSpecificationTests {
     }
     for request in [
       SwaponRequest(path: "/a", sizeBytes: 2 << 20, priority: 3), SwaponRequest(path: "/a", sizeBytes: nil, priority: nil),
+      SwaponRequest(path: "/a", sizeBytes: nil, priority: nil, discards: true),
     ] {
       #expect(try coded(request) == request)
     }

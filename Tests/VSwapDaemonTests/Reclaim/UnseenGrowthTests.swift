@@ -38,4 +38,20 @@ import Testing
       #expect(!grew)
     }
   }
+
+  /// What is kept free for unseen growth follows its rate, and is forgotten by halves.
+  @Test func burstsFollowTheRate() {
+    var growth = UnseenGrowth()
+    growth.expect(burst: 8192, now: Self.millisecond)
+    for round in 2...400 {
+      _ = growth.add(0, evictions: 0, targets: 1, now: UInt64(round) * 5 * Self.millisecond)
+    }
+    #expect(growth.burst == 0)
+    let now = 2100 * Self.millisecond
+    let first = growth.add(20, evictions: 0, targets: 1, now: now)
+    let second = growth.add(108, evictions: 0, targets: 1, now: now + 2 * Self.millisecond)
+    #expect(!first && second)
+    // 128 pages since the look before, which is 107 ms ago or as much as the spell lasted.
+    #expect(growth.burst > 0 && growth.burst <= 128 * 16)
+  }
 }

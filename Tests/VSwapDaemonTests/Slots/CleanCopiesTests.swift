@@ -205,7 +205,7 @@ import Testing
 
 private struct CopyBench {
   let layer: SlotLayer
-  let codec = Codec.create()
+  let codec = try! Codec.create()
   let page = TestPage()
   private let scratch = TestPage()
 

@@ -5,7 +5,7 @@ import Testing
 
 @Suite struct CodecTests {
   @Test(arguments: [-5, 1, 3]) func pagesComeBack(level: Int) {
-    let codec = Codec.create(level: level)
+    let codec = try! Codec.create(level: level)
     let (page, copy, scratch) = (TestPage(), TestPage(), TestPage())
     defer {
       codec.destroy()
@@ -26,7 +26,7 @@ import Testing
   }
 
   @Test func garbageIsRefused() {
-    let codec = Codec.create()
+    let codec = try! Codec.create()
     let (page, copy) = (TestPage(), TestPage())
     defer {
       codec.destroy()

@@ -152,7 +152,7 @@ private final class Bench: PageSink, @unchecked Sendable {
   typealias Page = (slot: SlotNumber, key: UInt64)
 
   let layer: SlotLayer
-  let codec = Codec.create()
+  let codec = try! Codec.create()
   let page = TestPage()
   let content = CommonContent(seed: 11)
   private let disk = FakeDisk(seed: 1)
@@ -233,8 +233,8 @@ private final class Bench: PageSink, @unchecked Sendable {
 
   func room(target: UInt32) -> Int { 0 }
   func totalRoom() -> Int { 0 }
-  func deliver(_ batch: PageBatch) {}
-  func deliverToAll(_ batch: PageBatch) {}
+  func deliver(_ batch: PageBatch) -> Bool { true }
+  func deliverToAll(_ batch: PageBatch) -> Bool { true }
   func filesChanged() {}
   func dropCopies() {}
 }

@@ -61,7 +61,7 @@ private final class DictionaryStress: Sendable {
   func live(as thread: Int) {
     var random = SeededRandom(seed: SeededRandom.seed &+ UInt64(thread))
     let page = TestPage()
-    let codec = Codec.create()
+    let codec = try! Codec.create()
     for life in 0..<lives {
       let content = CommonContent(seed: UInt64(thread * 1000 + life))
       let parent = numbers.take()
@@ -116,7 +116,7 @@ private final class DictionaryStress: Sendable {
   }
 
   func compress() {
-    let codec = Codec.create()
+    let codec = try! Codec.create()
     while isRunning {
       if layer.compressOldest(codec: codec) == .nothing { sched_yield() }
     }
@@ -135,7 +135,7 @@ private final class DictionaryStress: Sendable {
   func meddle() {
     var random = SeededRandom(seed: SeededRandom.seed &+ 77)
     let page = TestPage()
-    let codec = Codec.create()
+    let codec = try! Codec.create()
     while isRunning {
       let slot = SlotNumber(1 + random.below(600))
       guard layer.table.tryRetain(slot) else { continue }
@@ -150,7 +150,7 @@ private final class DictionaryStress: Sendable {
   }
 
   func isCleanAfterwards() -> Bool {
-    let codec = Codec.create()
+    let codec = try! Codec.create()
     defer { codec.destroy() }
     while layer.compressOldest(codec: codec) != .nothing {}
     layer.dictionaries.attend()

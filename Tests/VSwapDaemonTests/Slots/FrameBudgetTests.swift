@@ -27,4 +27,14 @@ import Testing
     }
     #expect(layer.cache.freeFrames == 3 && layer.budget.reserve(3))
   }
+
+  /// However many ask and give nothing back, there is something for the next one.
+  @Test func nobodyTakesAllFrames() throws {
+    let layer = try SlotLayer.create(maximumSlots: 8192, cacheFrames: 4096, poolReserveBytes: 1 << 26, poolLimitBytes: 1 << 20)
+    defer { layer.destroy() }
+    let shares = (0..<16).map { _ in layer.budget.reserveShare(atMost: AgentLink.bankPages) }
+    #expect(shares.allSatisfy { $0 > 0 } && shares[0..<8].allSatisfy { $0 == AgentLink.bankPages })
+    #expect(layer.budget.reserveShare(atMost: 16) == 16)
+    #expect(layer.budget.reserved == shares.reduce(16, +) && layer.budget.reserved <= 4096)
+  }
 }

@@ -18,6 +18,72 @@ import Testing
     table.destroy()
   }
 
+  /// What a page that leaves needs is there before it leaves.
+  @Test func aHeldPageHasItsPlace() throws {
+    let world = try World(maximumChunks: 3)
+    defer { world.destroy() }
+    let (table, other) = (try BoxedTable(world), try BoxedTable(world))
+    let some = PageTableEntry.resident(chances: 1)
+    #expect(table.hold(from: 500, below: 520) && table.hold(from: 515, below: 516))
+    #expect(other.set(0, some) && !other.set(512, some), "the third chunk was the last one")
+    #expect(!table.hold(from: 1000, below: 1100), "one of two chunks is not enough")
+    #expect(table.set(510, some) && table.set(510, 0) && table.set(515, some) && table.removeRange(from: 0, below: 1 << 30) == 0)
+    #expect(table.moveRange(from: 0, to: 5, count: 600, target: 1))
+    #expect(!other.set(512, some), "they stay though nothing is in them")
+    #expect(table.set(511, some) && table.set(512, some))
+    table.letGo(from: 500, below: 520)
+    #expect(table.set(511, 0) && other.set(512, some), "the first one is nobody's any more")
+    #expect(table.set(512, 0) && !other.set(1024, some))
+    table.letGo(from: 515, below: 516)
+    #expect(other.set(1024, some) && other.set(1024, 0))
+    // Whoever leaves need not let go.
+    #expect(table.hold(from: 0, below: 1) && !other.set(1024, some))
+    table.destroy()
+    #expect(other.set(1024, some))
+    other.destroy()
+  }
+
+  @Test func forksHaveChunksThatEvictionsCannotUseUp() throws {
+    let world = try World(maximumChunks: 7, keptForForks: 4)
+    defer { world.destroy() }
+    let parent = try BoxedTable(world)
+    let slots = try (0..<3).map { try #require(world.newSlot(target: 1, page: UInt64($0) * 512)) }
+    for (index, slot) in slots.enumerated() { #expect(parent.set(UInt64(index) * 512, slot)) }
+    #expect(!parent.hold(from: 5000, below: 5001))
+    let child = try parent.clone(target: 2)
+    #expect(child.slotCount == 3)
+    #expect(throws: KernelError(call: "clone", code: KernelError.noMemory)) { _ = try parent.clone(target: 3) }
+    // What a fork has taken is none of the evictions', and comes back to forks.
+    parent.destroy()
+    #expect(child.hold(from: 5000, below: 5001))
+    child.letGo(from: 5000, below: 5001)
+    let grandchild = try child.clone(target: 3)
+    child.destroy()
+    grandchild.destroy()
+    #expect(world.layer.statistics().slotsInUse == 0)
+  }
+
+  @Test func oneGroupLeavesAsManyChunksAsItHas() throws {
+    let world = try World(maximumChunks: 8)
+    defer { world.destroy() }
+    let (greedy, modest) = (ChunkShare.create(), ChunkShare.create())
+    defer {
+      greedy.destroy()
+      modest.destroy()
+    }
+    let tables = try [greedy, greedy, modest].map { try BoxedTable(world, share: $0) }
+    var page: UInt64 = 0
+    func fill(_ table: BoxedTable) -> Int {
+      var count = 0
+      while table.hold(from: page, below: page + 1) { (page, count) = (page + 512, count + 1) }
+      return count
+    }
+    #expect(fill(tables[0]) == 4 && fill(tables[1]) == 0 && greedy.chunks == 4)
+    #expect(fill(tables[2]) == 2 && modest.chunks == 2)
+    for table in tables { table.destroy() }
+    #expect(greedy.chunks == 0 && modest.chunks == 0)
+  }
+
   @Test func sparseRangesAreCrossedInOrder() throws {
     let world = try World()
     defer { world.destroy() }
@@ -150,8 +216,8 @@ private final class BoxedTable {
   private var table: PageTable
   private let layer: SlotLayer
 
-  convenience init(_ world: World) throws {
-    self.init(try PageTable.create(arena: world.arena), world.layer)
+  convenience init(_ world: World, share: ChunkShare? = nil) throws {
+    self.init(try PageTable.create(arena: world.arena, share: share), world.layer)
   }
 
   private init(_ table: PageTable, _ layer: SlotLayer) {
@@ -164,6 +230,8 @@ private final class BoxedTable {
   func destroy() { table.destroy(layer: layer) }
   func entry(_ page: UInt64) -> UInt32 { table.entry(page) }
   func set(_ page: UInt64, _ entry: UInt32) -> Bool { table.set(page, entry) }
+  func hold(from low: UInt64, below end: UInt64) -> Bool { table.hold(from: low, below: end) }
+  func letGo(from low: UInt64, below end: UInt64) { table.letGo(from: low, below: end) }
   func next(from low: UInt64, below end: UInt64) -> (vpn: UInt64, entry: UInt32)? {
     table.next(from: low, below: end)
   }
@@ -186,10 +254,10 @@ private struct World {
   let layer: SlotLayer
   let arena: ChunkArena
 
-  init(maximumChunks: Int = 1 << 16) throws {
+  init(maximumChunks: Int = 1 << 16, keptForForks: Int = 0) throws {
     layer = try SlotLayer.create(
       maximumSlots: 100_000, cacheFrames: 1, poolReserveBytes: 0, poolLimitBytes: 0)
-    arena = try ChunkArena.create(maximumChunks: maximumChunks)
+    arena = try ChunkArena.create(maximumChunks: maximumChunks, keptForForks: keptForForks)
   }
 
   func destroy() {
@@ -278,14 +346,14 @@ private final class PageTableModel {
     let low = somePage()
     let end = low + UInt64(random.below(2) == 0 ? random.below(3000) : 1 << 35)
     let expected = entries.keys.filter { $0 >= low && $0 < end }.min()
-    let found = table.next(from: low, below: min(end, PageTable.pageLimit))
+    let found = table.next(from: low, below: min(end, addressablePages))
     return found?.vpn == expected && found?.entry == expected.flatMap { entries[$0] }
   }
 
   private func emptyRun() -> Bool {
     let page = somePage()
     let low = page - min(page, UInt64(random.below(2) == 0 ? random.below(600) : 1 << 34))
-    let end = min(PageTable.pageLimit, page + 1 + UInt64(random.below(2) == 0 ? random.below(600) : 1 << 34))
+    let end = min(addressablePages, page + 1 + UInt64(random.below(2) == 0 ? random.below(600) : 1 << 34))
     let found = table.emptyRun(around: page, from: low, below: end)
     if entries[page] != nil { return found == (page, page) }
     let start = entries.keys.filter { $0 < page && $0 >= low }.max().map { $0 + 1 } ?? low
@@ -296,7 +364,7 @@ private final class PageTableModel {
   private func removeRange() -> Bool {
     let low = somePage()
     let huge = random.below(50) == 0
-    let end = min(PageTable.pageLimit, low + UInt64(huge ? 1 << 35 : random.below(1500)))
+    let end = min(addressablePages, low + UInt64(huge ? 1 << 35 : random.below(1500)))
     let gone = entries.filter { $0.key >= low && $0.key < end }
     for page in gone.keys { entries[page] = nil }
     let released = table.removeRange(from: low, below: end, layer: world.layer)
@@ -306,7 +374,7 @@ private final class PageTableModel {
   private func moveRange() -> Bool {
     let (from, count) = (somePage(), UInt64(1 + random.below(1500)))
     let to = random.below(3) == 0 ? from + UInt64(random.below(100)) : somePage()
-    guard max(from, to) + count <= PageTable.pageLimit else { return true }
+    guard max(from, to) + count <= addressablePages else { return true }
     let moved = entries.filter { $0.key >= from && $0.key < from + count }
     for page in moved.keys { entries[page] = nil }
     for page in entries.keys where page >= to && page < to + count && from != to { entries[page] = nil }

@@ -19,7 +19,7 @@ import Testing
     fill(content, pages * pageSize, from: path)
     let layer = try SlotLayer.create(
       maximumSlots: 1 << 20, cacheFrames: pages, poolReserveBytes: 1 << 30, poolLimitBytes: 1 << 30)
-    let codec = Codec.create()
+    let codec = try! Codec.create()
     let page = TestPage()
     defer {
       page.destroy()

@@ -154,7 +154,7 @@ private final class Stress: Sendable {
   }
 
   func compress() {
-    let codec = Codec.create()
+    let codec = try! Codec.create()
     while isRunning {
       switch layer.compressOldest(codec: codec) {
       case .compressed: compressions.add(1, ordering: .relaxed)
@@ -219,7 +219,7 @@ private final class StressPager {
   var random: SeededRandom
   let page = TestPage()
   let scratch = TestPage()
-  let codec = Codec.create()
+  let codec = try! Codec.create()
 
   init(thread: Int) {
     self.thread = thread

@@ -116,7 +116,7 @@ private struct Bench {
   init(slots: Int, frames: Int, poolLimit: Int) throws {
     layer = try SlotLayer.create(
       maximumSlots: slots, cacheFrames: frames, poolReserveBytes: 1 << 30, poolLimitBytes: poolLimit)
-    codec = .create()
+    codec = try .create()
   }
 
   func destroy() {

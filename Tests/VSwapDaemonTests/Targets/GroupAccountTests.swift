@@ -1,4 +1,5 @@
 import Testing
+import VSwapAPI
 
 @testable import VSwapDaemon
 
@@ -46,5 +47,11 @@ import Testing
     #expect(account.peakResident == 90)
     #expect(account.peakSwapped == 7)
     #expect(account.swapped == 2)
+  }
+
+  /// Whoever asks for it: a program that is given less than it takes to start crawls.
+  @Test func noLimitIsBelowTheLeast() {
+    #expect(GroupLimit.leastBytes == ByteSize.minimumLimit)
+    #expect(GroupLimit.fixed(bytes: 4096) == .fixed(pages: 1024) && GroupLimit.fixed(bytes: 8 << 20) == .fixed(pages: 2048))
   }
 }

@@ -70,7 +70,7 @@ import Testing
 
 private struct Bench {
   let layer: SlotLayer
-  let codec = Codec.create()
+  let codec = try! Codec.create()
   let workers: Unpackers
   let window: ReadAheadWindow
   let arena: ChunkArena
