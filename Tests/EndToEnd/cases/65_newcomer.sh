@@ -74,7 +74,8 @@ case_umask() {
   cp "$BIN/libvswap.so" "$PROGRAMS/fill" .
   chmod 755 libvswap.so fill
   umask 077
-  start_daemon
+  echo '{"attach_everyone": true}' >config.json
+  start_daemon --config config.json
   setpriv --reuid 65534 --regid 65534 --clear-groups env "LD_PRELOAD=$CASE_DIR/libvswap.so" VSWAP_LIMIT=16M VSWAP_REQUIRED=1 \
     "VSWAP_SOCKET=$RUNTIME/attach.sock" ./fill --size 64 --verify --seed "$SEED" || fail "status $? as another user"
   stop_daemon

@@ -33,26 +33,36 @@ case_garbage_from_the_daemon() {
   wait "$peer" 2>/dev/null || true
 }
 
-# A program that is stopped and continued while it waits for the daemon's answer (^Z and fg, a debugger) takes that for no answer: the call it
-# waits in ends with EINTR then, though no handler ran.
+# A program whose agent is stopped and continued while it waits for the daemon's answer (a freezer, a debugger) took that for no answer: the
+# call it waits in ends with EINTR then, though no handler ran.
 case_stopped_while_attaching() {
   [[ -z $NATIVE ]] || skip "it needs vswapd"
-  [[ $(cat "/proc/$$/wchan") != 0 ]] || skip "this kernel does not tell what a thread waits for"
+  [[ $(cat "/proc/$PPID/wchan") != 0 ]] || skip "this kernel does not tell what a thread waits for"
   local status=0
   start_daemon
   kill -STOP "$DAEMON"
   VSWAP_SOCKET=$RUNTIME/attach.sock VSWAP_REQUIRED=1 LD_PRELOAD=$BIN/libvswap.so "$PROGRAMS/fill" --size 8 --verify --seed "$SEED" &
   local program=$!
-  # shellcheck disable=SC2317  # wait_until calls it
-  waits_for_the_daemon() { grep -qs wait_for_more_packets "/proc/$program/task"/*/wchan; }
+  # shellcheck disable=SC2317  # wait_until calls these
+  find_agent() {
+    local pid
+    for pid in $(processes_marked "$VSWAP_E2E_CASE"); do
+      if [[ $(cat "/proc/$pid/comm" 2>/dev/null) == vswap-agent ]]; then agent=$pid; fi
+    done
+    [[ -n $agent ]]
+  }
+  local agent=
+  wait_until 10 find_agent || fail "the program has no agent"
   # shellcheck disable=SC2317
-  is_stopped() { grep -qs '^State:[[:space:]]*T' "/proc/$program/status"; }
-  wait_until 10 waits_for_the_daemon || fail "the program does not wait for the daemon: $(tail -vn +1 "/proc/$program/task"/*/wchan)"
+  waits_for_the_daemon() { grep -qs wait_for_more_packets "/proc/$agent/wchan"; }
+  # shellcheck disable=SC2317
+  is_stopped() { grep -qs '^State:[[:space:]]*T' "/proc/$agent/status"; }
+  wait_until 10 waits_for_the_daemon || fail "the agent does not wait for the daemon: $(cat "/proc/$agent/wchan")"
   for _ in 1 2 3; do
-    kill -STOP "$program"
-    wait_until 10 is_stopped || fail "the program does not stop"
-    kill -CONT "$program"
-    wait_until 10 waits_for_the_daemon || fail "the program waits no longer: $(tail -vn +1 "/proc/$program/task"/*/wchan)"
+    kill -STOP "$program" "$agent"
+    wait_until 10 is_stopped || fail "the agent does not stop"
+    kill -CONT "$agent" "$program"
+    wait_until 10 waits_for_the_daemon || fail "the agent waits no longer: $(cat "/proc/$agent/wchan")"
   done
   kill -CONT "$DAEMON"
   wait "$program" || status=$?
