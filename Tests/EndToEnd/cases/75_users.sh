@@ -13,6 +13,8 @@ only_root() {
   chmod 755 "$CASE_DIR"
   mkdir bin
   cp "$BIN/libvswap.so" "$PROGRAMS/fill" "$PROGRAMS/swapfill" bin/
+  # Where everybody can read it, wherever the build is.
+  export VSWAP_SHIM=$CASE_DIR/bin/libvswap.so
 }
 
 # The variables with which a program attaches by itself: attaching LIMIT [NAME=VALUE...]
