@@ -106,6 +106,12 @@ int vs_uffd_unblock(int uffd) {
   return fcntl(uffd, F_SETFL, flags | O_NONBLOCK) < 0 ? -errno : 1;
 }
 
+int vs_uffd_has_message(int uffd) {
+  struct pollfd descriptor = {.fd = uffd, .events = POLLIN};
+  if (poll(&descriptor, 1, 0) <= 0) return 0;
+  return descriptor.revents & POLLERR ? -EINVAL : 1;
+}
+
 static void do_nothing(int number) { (void)number; }
 
 int vs_let_interrupt(void) {

@@ -30,6 +30,8 @@ int64_t vs_uffd_read(int uffd, void *messages, size_t length);
 /// Sets O_NONBLOCK, without which poll(2) says POLLERR of a userfaultfd all the time. Returns 1 if it had been
 /// cleared, 0 if not, or -errno.
 int vs_uffd_unblock(int uffd);
+/// Whether there is a message to read: 1 or 0; -EINVAL: the descriptor would block, as poll(2) says of a userfaultfd without O_NONBLOCK.
+int vs_uffd_has_message(int uffd);
 
 /// From then on vs_interrupt ends a system call in which the calling thread waits, with EINTR. Returns 0 or -errno.
 int vs_let_interrupt(void);

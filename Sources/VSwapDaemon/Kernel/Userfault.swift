@@ -113,7 +113,8 @@ struct Userfault: Sendable {
     case alone
     /// The kernel does not wait, whatever the flag says.
     case withoutWaiting
-    /// The flag is looked at before. The target may clear it right then: whoever waits for this thread in vain interrupts it.
+    /// It is read only when there is something to read, and the flag is looked at with the same call. Only if the target clears it right then, and
+    /// what there was to read has gone, does the read wait: whoever waits for this thread in vain interrupts it.
     case checked
   }
 
@@ -126,7 +127,14 @@ struct Userfault: Sendable {
   func read(into messages: UnsafeMutablePointer<uffd_msg>, capacity: Int) -> Int {
     let bytes = capacity * MemoryLayout<uffd_msg>.stride
     while true {
-      if reading == .checked, vs_uffd_unblock(descriptor) > 0 { return Self.blocked }
+      if reading == .checked {
+        let ready = vs_uffd_has_message(descriptor)
+        if ready < 0 {
+          unblock()
+          return Self.blocked
+        }
+        if ready == 0 { return 0 }
+      }
       let length =
         reading == .withoutWaiting ? vs_uffd_read_now(descriptor, messages, bytes) : vs_uffd_read(descriptor, messages, bytes)
       if length >= 0 { return Int(length) / MemoryLayout<uffd_msg>.stride }
