@@ -389,6 +389,12 @@ static bool part(void) {
   // It uses no message queues; whoever finds its remains knows it by that.
   struct rlimit64 mark = {SHIM_AGENT_MARK, SHIM_AGENT_MARK};
   raw(SYS_prlimit64, 0, RLIMIT_MSGQUEUE, &mark, 0);
+  return true;
+}
+
+/// Gets ready to speak with the daemon. Not before a child has grown old: most children end or execute something before, and a filter
+/// takes the kernel longer than all the rest of an agent's beginning.
+static bool prepare(void) {
   shim->pidfd = (int)raw(SYS_pidfd_open, shim->process, 0);
   shim->pagemap = (int)raw(SYS_openat, AT_FDCWD, "/proc/self/pagemap", O_RDONLY | O_CLOEXEC);
   shim_drop_powers(false);
@@ -406,6 +412,7 @@ void shim_run_agent(void) {
   bool young = vswap_load(&shim->phase) != SHIM_STARTING;
   bool ready = part();
   if (young && !grow_old()) return;
+  ready = ready && prepare();
   uint64_t token = young && ready ? read_token() : 0;
   bool attached = ready && (!young || token != 0) && shim_attach(young ? VSWAP_CHILD : VSWAP_NEW, token);
   if (attached) shim_drop_powers(true);

@@ -336,7 +336,7 @@ __attribute__((visibility("hidden"), used)) long shim_told(long result) { return
 
 // MARK: - Credentials
 
-/// The agent of a young child sleeps with what the child could do when it was forked, and could be made to use it. So it ends before the child
+/// The agent of a young child sleeps with all that the child could do when it was forked, and could be made to use it. So it ends before the child
 /// gives that up, and begins anew. One that speaks with the daemon already has nothing left that would matter (process.c).
 static bool begin_credentials(void) {
   if (!shim_is_ours()) return false;
@@ -376,6 +376,7 @@ CREDENTIALS(setreuid, (uid_t user, uid_t effective), (user, effective))
 CREDENTIALS(setregid, (gid_t group, gid_t effective), (group, effective))
 CREDENTIALS(setresuid, (uid_t user, uid_t effective, uid_t saved), (user, effective, saved))
 CREDENTIALS(setresgid, (gid_t group, gid_t effective, gid_t saved), (group, effective, saved))
+CREDENTIALS(capset, (void *header, const void *sets), (header, sets))
 CREDENTIALS(setgroups, (size_t count, const gid_t *groups), (count, groups))
 
 // MARK: - Threads
