@@ -147,6 +147,13 @@ static inline int64_t vs_uffd_move(int uffd, uint64_t destination, uint64_t sour
   return move.move > 0 ? move.move : result;
 }
 
+/// Runs found or -errno; `walked` is where the next scan begins.
+static inline int vs_scan(int pagemap, struct vs_pm_scan_arg *arg, uint64_t *walked) {
+  int count = (int)vs_ioctl(pagemap, VS_PAGEMAP_SCAN, arg);
+  *walked = arg->walk_end;
+  return count;
+}
+
 /// Runs of present, private, non-zero pages of [start, end): at most `capacity` runs and `pages` pages; with `swapped`
 /// also of those that the kernel has elsewhere (its swap, or while it moves them), told apart by their category. Returns the
 /// number of runs or -errno; `walked` is where the next scan begins.
@@ -165,9 +172,7 @@ static inline int vs_pagemap_scan(int pagemap, uint64_t start, uint64_t end, str
       .category_anyof_mask = there,
       .return_mask = there,
   };
-  int count = (int)vs_ioctl(pagemap, VS_PAGEMAP_SCAN, &arg);
-  *walked = arg.walk_end;
-  return count;
+  return vs_scan(pagemap, &arg, walked);
 }
 
 /// Runs of pages of [start, end) that madvise made guard pages. As `vs_pagemap_scan`; -EINVAL where the kernel cannot tell.
@@ -182,9 +187,7 @@ static inline int vs_guard_scan(int pagemap, uint64_t start, uint64_t end, struc
       .category_mask = VS_PAGE_IS_GUARD,
       .return_mask = VS_PAGE_IS_GUARD,
   };
-  int count = (int)vs_result(ioctl(pagemap, VS_PAGEMAP_SCAN, &arg));
-  *walked = arg.walk_end;
-  return count;
+  return vs_scan(pagemap, &arg, walked);
 }
 
 static inline uint32_t vs_word_load(const uint32_t *word) { return __atomic_load_n(word, __ATOMIC_ACQUIRE); }
