@@ -72,6 +72,16 @@ case_users_descendants() {
   stop_daemon
 }
 
+# A daemon that serves everybody, and no members yet.
+begin_members() {
+  only_root
+  NAMESPACE=()
+  MEMBERS=()
+  MEMBER_INPUTS=()
+  echo '{"attach_everyone": true}' >config.json
+  start_daemon --config config.json
+}
+
 # start_member NAME USER LIMIT [NAME=VALUE...]: a program that holds memory, with input and output in files of that name.
 start_member() {
   local name=$1 user=$2 limit=$3 variables
@@ -99,12 +109,7 @@ end_members() {
 needs_users_names="setpriv"
 seconds_users_names=60
 case_users_names() {
-  only_root
-  NAMESPACE=()
-  MEMBERS=()
-  MEMBER_INPUTS=()
-  echo '{"attach_everyone": true}' >config.json
-  start_daemon --config config.json
+  begin_members
   start_member stranger "$STRANGER" 12M VSWAP_GROUP=web
   status_is "[(g['id'], g['user']) for g in s['groups']]" "[('web', $STRANGER)]" || fail "groups: $(status "s['groups']")"
   start_member root 0 20M VSWAP_GROUP=web
@@ -125,12 +130,7 @@ case_users_names() {
 needs_users_ambiguous="setpriv"
 seconds_users_ambiguous=60
 case_users_ambiguous() {
-  only_root
-  NAMESPACE=()
-  MEMBERS=()
-  MEMBER_INPUTS=()
-  echo '{"attach_everyone": true}' >config.json
-  start_daemon --config config.json
+  begin_members
   start_member stranger "$STRANGER" 16M VSWAP_GROUP=web
   start_member other "$STRANGERS" 16M VSWAP_GROUP=web
   says 1 "several groups web.*$STRANGERS:web, $STRANGER:web" ctl limit web 64M
